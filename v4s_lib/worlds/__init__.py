@@ -1,0 +1,1 @@
+"""Worlds whose truth is known: procedural scenes, a ray caster, camera paths."""
