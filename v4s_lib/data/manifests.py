@@ -1,0 +1,64 @@
+"""Manifests: one YAML file for every data set and every set of weights, checked against ``schema.json``.
+
+A manifest states licence, citation, homepage and how to get at the data; where it is files, their sizes and sha256.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "data_manifests"
+
+
+def load_manifest(name: str | Path) -> dict[str, Any]:
+    """Read and check a manifest.
+
+    Args:
+        name: of a file in ``data_manifests/``, such as ``"rooms"``, or the path of a ``.yaml`` file elsewhere.
+
+    Returns:
+        The manifest's keys and values; ``data_manifests/schema.json`` describes them.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none of that name, or it breaks the schema.
+    """
+    path = Path(name) if str(name).endswith(".yaml") else MANIFESTS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in MANIFESTS.glob("*.yaml")))
+        raise FileNotFoundError(f"expected one of the manifests {known}, got {str(name)!r}: choose one of them")
+    try:
+        manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = " ".join(str(error).split())
+        raise ValueError(f"expected YAML in {path}, got text that breaks its rules ({place}): correct it") from error
+    schema = json.loads((MANIFESTS / "schema.json").read_text(encoding="utf-8"))
+    error = best_match(Draft202012Validator(schema).iter_errors(manifest))
+    if error is not None:
+        place = ".".join(str(part) for part in error.absolute_path) or "the top level"
+        raise ValueError(f"expected {path} to follow schema.json, got at {place}: {error.message}: correct that entry")
+    return manifest
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file's content, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: str | Path, size: int, digest: str) -> None:
+    """Refuse a file that is missing or differs from its manifest in size (bytes) or sha256, even by one bit."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the file {path}, got nothing there: download or write it first")
+    if path.stat().st_size != size:
+        raise ValueError(f"expected {size} bytes in {path}, got {path.stat().st_size}: delete it and download it again")
+    found = sha256(path)
+    if found != digest:
+        raise ValueError(
+            f"expected sha256 {digest[:16]}... of {path}, got {found[:16]}...: delete it and download it again"
+        )

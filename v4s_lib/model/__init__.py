@@ -1,0 +1,1 @@
+"""The model: latent codec, transformer, pipeline."""

@@ -1,0 +1,48 @@
+"""How a camera path becomes features of the target tokens.
+
+The path is c2w relative to the start frame, OpenCV axes, metres, one pose a frame: (B, T, 4, 4, 4), four frames a
+latent (the start frame's latent repeats its one). Nothing here knows where a context frame stands.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+POSE_FEATURES = {"ray_map": 4 * (3 + 3) * 7, "c2w_12": 12}
+
+
+def relative_to_start(c2w: Tensor) -> Tensor:
+    """Frames' poses (B, F, 4, 4), F = 4k+1, to (B, T, 4, 4, 4): relative to frame 0 and grouped by latent."""
+    start = c2w[:, :1]
+    rotation = start[..., :3, :3].transpose(-1, -2)
+    relative = torch.zeros_like(c2w)
+    relative[..., :3, :3] = rotation @ c2w[..., :3, :3]
+    relative[..., :3, 3:] = rotation @ (c2w[..., :3, 3:] - start[..., :3, 3:])
+    relative[..., 3, 3] = 1
+    return torch.cat([relative[:, :1].repeat_interleave(4, dim=1), relative[:, 1:]], dim=1).unflatten(1, (-1, 4))
+
+
+def ray_map(path: Tensor, height: int, width: int, horizontal_fov: float) -> Tensor:
+    """Where each token looks: features (B, T, height * width, 168) of its rays in the start frame's axes.
+
+    For each of the latent's four frames: direction and origin of the ray through the token's centre, as they are and
+    with sines of three octaves. Source: our choice; the paper's page shows no sign of rays (PAPER.md §2).
+    """
+    x = (torch.arange(width, device=path.device) + 0.5) / width * 2 - 1
+    y = ((torch.arange(height, device=path.device) + 0.5) / height * 2 - 1) * height / width
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    slope = math.tan(math.radians(horizontal_fov) / 2)
+    rays = torch.stack([x * slope, y * slope, torch.ones_like(x)], dim=-1).flatten(0, 1).to(path.dtype)
+    direction = torch.nn.functional.normalize(rays, dim=-1) @ path[..., :3, :3].transpose(-1, -2)  # B T 4 S 3
+    origin = path[..., :3, 3].unsqueeze(-2).expand_as(direction)
+    value = torch.cat([direction, origin], dim=-1)
+    waves = [value * (math.pi * octave) for octave in (0.5, 1, 2)]
+    features = torch.cat([value, *(wave.sin() for wave in waves), *(wave.cos() for wave in waves)], dim=-1)
+    return features.permute(0, 1, 3, 2, 4).flatten(3)
+
+
+def c2w_12(path: Tensor, height: int, width: int) -> Tensor:
+    """One pose a latent, that of its last frame, as 12 numbers: (B, T, height * width, 12), the same for each token."""
+    numbers = path[:, :, -1, :3].flatten(2)
+    return numbers[:, :, None].expand(-1, -1, height * width, -1)
