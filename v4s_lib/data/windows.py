@@ -57,3 +57,8 @@ def sample_context(
         )
     chosen = torch.randperm(len(allowed), generator=generator)[:count]
     return allowed[chosen].sort().values
+
+
+def grouped_frames(latents: Tensor) -> Tensor:
+    """Frame numbers (P, 4) that latents (P,) of a scan hold; latent 0 names its one frame four times."""
+    return (FRAMES_PER_LATENT * latents[:, None] + torch.arange(1 - FRAMES_PER_LATENT, 1)).clamp(min=0)

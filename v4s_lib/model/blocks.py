@@ -19,6 +19,14 @@ class TimeIndexRotaryEmbed(WanRotaryPosEmbed):
 
     def forward(self, time_index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (B, 1, N, head_dim / 2), for latents at ``time_index`` (B, T), N = T*height*width."""
+        # While compiling, a look at the values would break the graph; the training data keep to the range.
+        if not torch.compiler.is_compiling():
+            low, high = time_index.min().item(), time_index.max().item()
+            if low < 0 or high >= self.max_seq_len:
+                raise ValueError(
+                    f"expected time indices in 0..{self.max_seq_len - 1}, got {low}..{high}: "
+                    "shorten the scan or shift all indices"
+                )
         shape = (*time_index.shape, height, width)
         tables = []
         for freqs, part in ((self.freqs_cos, slice(0, None, 2)), (self.freqs_sin, slice(1, None, 2))):
@@ -48,7 +56,7 @@ class ContextVideoBlock(nn.Module):
         self.attn1 = WanAttention(dim, heads=num_heads, dim_head=head_dim, eps=eps)
         self.attn2 = None
         if text:
-            self.attn2 = WanAttention(dim, heads=num_heads, dim_head=head_dim, eps=eps, cross_attention_dim_head=head_dim)
+            self.attn2 = WanAttention(dim, num_heads, head_dim, eps, cross_attention_dim_head=head_dim)
             self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True) if cross_attn_norm else nn.Identity()
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
@@ -92,7 +100,9 @@ class ContextVideoBlock(nn.Module):
         states = modulate(self.norm3(hidden_states.float()), ffn_shift, ffn_scale)
         return add(hidden_states, self.ffn(states).float(), ffn_gate), own
 
-    def _attend(self, states: Tensor, rotary: tuple[Tensor, Tensor], context: KeyValue | None) -> tuple[Tensor, KeyValue]:
+    def _attend(
+        self, states: Tensor, rotary: tuple[Tensor, Tensor], context: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
         attention = self.attn1
         split = (attention.heads, -1)
         query = rotate(attention.norm_q(attention.to_q(states)).unflatten(2, split).transpose(1, 2), rotary)

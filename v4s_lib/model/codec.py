@@ -9,7 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-FRAMES_PER_LATENT = 4
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 
 class PatchCodec(ModelMixin, ConfigMixin):
@@ -23,6 +23,8 @@ class PatchCodec(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, patch_size: int = 8, scale: float = 2.0) -> None:
         super().__init__()
+        # Diffusers saves, loads and moves a model by its tensors; a model without any breaks ``to`` and loading.
+        self.register_buffer("anchor", torch.zeros(1))
 
     @property
     def channels(self) -> int:

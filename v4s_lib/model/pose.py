@@ -34,7 +34,9 @@ def ray_map(path: Tensor, height: int, width: int, horizontal_fov: float) -> Ten
     y, x = torch.meshgrid(y, x, indexing="ij")
     slope = math.tan(math.radians(horizontal_fov) / 2)
     rays = torch.stack([x * slope, y * slope, torch.ones_like(x)], dim=-1).flatten(0, 1).to(path.dtype)
-    direction = torch.nn.functional.normalize(rays, dim=-1) @ path[..., :3, :3].transpose(-1, -2)  # B T 4 S 3
+    rays = torch.nn.functional.normalize(rays, dim=-1)
+    with torch.autocast(path.device.type, enabled=False):  # directions need more than the 8 bits of bf16
+        direction = rays @ path[..., :3, :3].transpose(-1, -2)  # B T 4 S 3
     origin = path[..., :3, 3].unsqueeze(-2).expand_as(direction)
     value = torch.cat([direction, origin], dim=-1)
     waves = [value * (math.pi * octave) for octave in (0.5, 1, 2)]

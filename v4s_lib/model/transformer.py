@@ -13,10 +13,14 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed
+from v4s_lib.model.localizer import Localizer, pose_matrix
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map
+from v4s_lib.model.weights import check_keys
 
-NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding")  # what a stock Wan checkpoint does not have
-CONTEXT, START, MOVING = 0, 1, 2  # rows of the role embedding
+# What a stock Wan checkpoint does not have.
+NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.", "localizer.")
+CONTEXT, START, MOVING, LAST_CONTEXT = 0, 1, 2, 3  # rows of the role embedding
+TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the sinusoids of relative_time
 
 
 class ContextVideoTransformer(ModelMixin, ConfigMixin):
@@ -34,10 +38,15 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         pose_encoding: "ray_map", "c2w_12" or None for a model without camera path.
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
+        relative_time: also tell every context latent, as sinusoids, how long before the last one it was taken; RoPE
+            alone gives no token a number to compute with.
+        localize_after: blocks after which a one-way model predicts where its context stands (see Localizer); None for
+            the paper's plain model.
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
 
     _no_split_modules = ["ContextVideoBlock"]
+    _repeated_blocks = ["ContextVideoBlock"]  # compiled once for all
     _supports_gradient_checkpointing = False
 
     @register_to_config
@@ -61,12 +70,20 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         pose_encoding: str | None = None,
         horizontal_fov: float = 90.0,
         position_size: tuple[int, int] | None = None,
+        relative_time: bool = False,
+        localize_after: int | None = None,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
         _check_option("context_attention", context_attention, ("two_way", "one_way"))
         _check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
         _check_option("prediction_type", prediction_type, ("sample", "velocity"))
+        _check_option("localize_after", localize_after, (None, *range(num_layers)))
+        if localize_after is not None and (context_attention != "one_way" or position_size is None):
+            raise ValueError(
+                "expected one_way context_attention and a position_size for a localizer, "
+                f"got {context_attention} and {position_size}: give both or leave localize_after None"
+            )
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -82,7 +99,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         self.proj_out = nn.Linear(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         # Parts that Wan has not start at zero: a stock checkpoint with them added gives the stock output.
-        self.role_embedding = nn.Parameter(torch.zeros(3, dim))
+        self.role_embedding = nn.Parameter(torch.zeros(4, dim))
         self.position_embedding = None
         if position_size is not None:
             self.position_embedding = nn.Parameter(torch.zeros(position_size[0] * position_size[1], dim))
@@ -92,8 +109,25 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             for layer in self.pose_adapter:
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
+        self.time_adapter = None
+        if relative_time:
+            self.time_adapter = nn.Linear(2 * len(TIME_PERIODS), dim, bias=False)
+            nn.init.zeros_(self.time_adapter.weight)
+        self.localizer = None
+        if localize_after is not None:
+            self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
 
-    def encode_context(self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None) -> list[KeyValue]:
+    @classmethod
+    def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
+        """As diffusers', but from safetensors only and strict: ``ValueError`` names missing and unexpected keys."""
+        kwargs |= {"use_safetensors": True, "output_loading_info": True}
+        model, info = super().from_pretrained(folder, **kwargs)
+        check_keys(folder, info["missing_keys"], info["unexpected_keys"])
+        return model
+
+    def encode_context(
+        self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None
+    ) -> list[KeyValue]:
         """Keys and values of every block for a context that attends to itself alone (``one_way``).
 
         Args:
@@ -104,16 +138,28 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         Returns:
             one (key, value) a block, each (B, heads, N, head_dim). They depend on nothing else: compute them once.
         """
-        states, grid = self._embed(context_latents, CONTEXT)
+        if self.config.context_attention != "one_way":
+            raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
+        return self._encode_context(context_latents, time_index, timestep)[0]
+
+    def _encode_context(
+        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None
+    ) -> tuple[list[KeyValue], Tensor | None]:
+        states, grid = self._embed(latents, CONTEXT, time_index=time_index)
         if timestep is None:
             timestep = torch.zeros(len(states), device=states.device)
         _, modulation = self._time(timestep[:, None].expand(-1, grid[0]), states)
         rotary = self.rope(time_index, *grid[1:])
-        cache = []
-        for block in self.blocks:
+        cache, poses, rays = [], None, None
+        for i, block in enumerate(self.blocks):
+            if i == self.config.localize_after:
+                poses = self.localizer(states, grid[0])
+                rays = self._rays(pose_matrix(poses.detach()), grid)
+            if rays is not None:
+                states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = block(states, modulation, rotary)
             cache.append(own)
-        return cache
+        return cache, poses
 
     def forward(
         self,
@@ -126,8 +172,10 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         context_cache: list[KeyValue] | None = None,
         encoder_hidden_states: Tensor | None = None,
         camera_path: Tensor | None = None,
+        camera_mask: Tensor | None = None,
         clean_latents: int = 1,
-    ) -> Tensor:
+        return_poses: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
         Args:
@@ -140,18 +188,23 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             context_cache: what ``encode_context`` returned, instead of ``context_latents``.
             encoder_hidden_states: (B*M, L, text_dim), or None for no text.
             camera_path: (B*M, T, 4, 4, 4) c2w relative to the start frame, or None for no path.
+            camera_mask: (B*M,) False where the path is to be ignored; None ignores none.
             clean_latents: how many leading target latents are given.
+            return_poses: also return what the localizer predicts, to teach it.
 
         Returns:
-            (B*M, C, T, H, W).
+            (B*M, C, T, H, W); with ``return_poses`` also the predicted poses of the context (B, T', 4, 3, 3) and of the
+            start frame (B*M, 3, 3), see Localizer.
         """
+        self._check_conditions(context_cache, encoder_hidden_states, camera_path)
+        context_poses = start_pose = None
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
         index = target_time_index
         joint = self.config.context_attention == "two_way" and context_latents is not None
         if joint:
-            context, context_grid = self._embed(context_latents, CONTEXT)
+            context, context_grid = self._embed(context_latents, CONTEXT, time_index=context_time_index)
             repeats = len(states) // len(context)
             if context_timestep is None:
                 context_timestep = torch.zeros(len(context), device=states.device)
@@ -159,27 +212,55 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
-            context_cache = self.encode_context(context_latents, context_time_index, context_timestep)
+            context_cache, context_poses = self._encode_context(context_latents, context_time_index, context_timestep)
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
         rotary = self.rope(index, *grid[1:])
         pose = None if camera_path is None else self._pose(camera_path, grid)
         tokens = grid[0] * grid[1] * grid[2]
         for i, block in enumerate(self.blocks):
+            if i == self.config.localize_after and context_cache is not None:
+                start_pose = self.localizer(states[:, : tokens // grid[0]], 1)[:, 0, -1]
+                if camera_path is not None:  # from here on the path stands in the context's axes
+                    with torch.autocast(states.device.type, enabled=False):  # as in ray_map: bf16 would turn it
+                        path = pose_matrix(start_pose.detach())[:, None, None] @ camera_path
+                    pose = self._pose(path, grid)
             if pose is not None:
                 change = self.pose_adapter[i](pose).type_as(states)
-                states = torch.cat([states[:, :-tokens], states[:, -tokens:] + change], dim=1) if joint else states + change
+                if camera_mask is not None:
+                    change = change * camera_mask[:, None, None]
+                before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
+                states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
             states, _ = block(states, modulation, rotary, text, _repeat(context_cache, i, len(states)))
-        return self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
+        output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
+        return (output, context_poses, start_pose) if return_poses else output
 
-    def _embed(self, latents: Tensor, role: int, clean_latents: int = 0) -> tuple[Tensor, tuple[int, int, int]]:
+    def _check_conditions(self, context_cache: list | None, text: Tensor | None, camera_path: Tensor | None) -> None:
+        if context_cache is not None and self.config.context_attention != "one_way":
+            raise ValueError("expected no context_cache for a two_way model, got one: pass context_latents")
+        if text is not None and self.config.text_dim is None:
+            raise ValueError("expected no encoder_hidden_states for a model without text, got some: set text_dim")
+        if camera_path is not None and self.pose_adapter is None:
+            raise ValueError("expected no camera_path for a model without poses, got one: set pose_encoding")
+
+    def _embed(
+        self, latents: Tensor, role: int, clean_latents: int = 0, time_index: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int, int]]:
         states = self.patch_embedding(latents)
         grid = tuple(states.shape[2:])
         states = states.flatten(3).permute(0, 2, 3, 1)  # B T S D
-        roles = self.role_embedding[[START] * clean_latents + [role] * (grid[0] - clean_latents)]
+        roles = [START] * clean_latents + [role] * (grid[0] - clean_latents)
+        if role == CONTEXT and self.localizer is not None:
+            roles[-1] = LAST_CONTEXT
+        roles = self.role_embedding[roles]
         states = states + roles[:, None].type_as(states)
         if self.position_embedding is not None:
             states = states + self.position_embedding.type_as(states)
+        if self.time_adapter is not None and time_index is not None:
+            before = (time_index[:, -1:] - time_index).float()[..., None]
+            angle = before * (2 * torch.pi / before.new_tensor(TIME_PERIODS))
+            change = self.time_adapter(torch.cat([angle.sin(), angle.cos()], dim=-1))
+            states = states + change[:, :, None].type_as(states)
         return states.flatten(1, 2), grid
 
     def _time(self, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,10 +272,11 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
 
     def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
         if self.config.pose_encoding == "ray_map":
-            features = ray_map(camera_path, grid[1], grid[2], self.config.horizontal_fov)
-        else:
-            features = c2w_12(camera_path, grid[1], grid[2])
-        return features.flatten(1, 2)
+            return self._rays(camera_path, grid)
+        return c2w_12(camera_path, grid[1], grid[2]).flatten(1, 2)
+
+    def _rays(self, path: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        return ray_map(path, grid[1], grid[2], self.config.horizontal_fov).flatten(1, 2)
 
     def _unpatchify(self, states: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
         shift, scale = (self.scale_shift_table[:, None] + embedded[:, :, None])[:, :, :, None].unbind(2)
@@ -213,6 +295,6 @@ def _repeat(cache: list[KeyValue] | None, block: int, batch: int) -> KeyValue | 
     return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
 
 
-def _check_option(name: str, value: str | None, allowed: tuple) -> None:
+def _check_option(name: str, value: str | int | None, allowed: tuple) -> None:
     if value not in allowed:
         raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}: choose one of them")

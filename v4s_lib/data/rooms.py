@@ -1,0 +1,85 @@
+"""Rooms rendered as the model trains: one scene holds a scan and several targets, all a function of seed and index.
+
+A scan looks around a room; a target starts somewhere near the scan's end, after a gap, and turns away from there, so
+that most of what it shows is seen by the scan and not by its own first frame.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, scan_path, target_path
+from v4s_lib.worlds.raycast import Render, render
+from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
+
+
+@dataclass(frozen=True)
+class RoomTask:
+    """What is asked in a room; the fields are the curriculum's levers."""
+
+    camera: Camera
+    scan_latents: tuple[int, int] = (24, 48)  # shortest and longest scan, latents
+    pool_latents: int = 24  # latents of the scan that are rendered; the context is drawn from them
+    context_latents: int = 16
+    target_latents: int = 8  # the start frame's and the moving ones
+    targets: int = 4  # a context
+    gap: int = 4  # latents between the scan and the start frame
+    reach: float = 0.8  # metres the camera may leave the middle of the room
+    turn: tuple[float, float] = (60.0, 200.0)  # degrees a target turns
+    spread: float = 180.0  # degrees by which the start frame may look away from where the scan was heading
+    samples: int = 3  # rays a pixel
+
+
+@dataclass
+class RoomBatch:
+    """S scenes with P context latents and M targets of F frames each; c2w in the room's axes."""
+
+    scenes: Scenes
+    scan_frames: Tensor  # (S, P, 4, H, W, 3) in 0..1, grouped by latent
+    scan_c2w: Tensor  # (S, P, 4, 4, 4): truth, for measures only
+    time_index: Tensor  # (S, P) of the scan's latents
+    start_index: Tensor  # (S,) time index of the targets' first latent
+    target_frames: Tensor  # (S, M, F, H, W, 3)
+    target_c2w: Tensor  # (S, M, F, 4, 4)
+
+
+def make_rooms(seeds: list[int], task: RoomTask, targets: int, device: torch.device | str = "cpu", chunk: int = 8) -> RoomBatch:
+    """Build and render one room a seed; the same seed and task give the same pixels on the same device."""
+    generator = torch.Generator().manual_seed(seeds[0])
+    scenes = make_scenes(seeds)
+    count = len(seeds)
+    low, high = task.scan_latents
+    latents = int(torch.randint(low, high + 1, (), generator=generator))
+    path = scan_path(scenes, generator, latent_frames(latents + task.gap + 1), task.reach)
+    kept = sample_context(latents, task.pool_latents, generator)
+    scan_c2w = path[:, grouped_frames(kept)]
+    length = latent_frames(task.target_latents)
+    target_c2w = torch.stack(
+        [
+            target_path(scenes, generator, length, task.reach, task.turn, around=path[:, -1], spread=task.spread)
+            for _ in range(targets)
+        ],
+        dim=1,
+    )
+    scenes = scenes.to(device)
+    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, chunk).rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
+    target = render_many(scenes, target_c2w.flatten(1, 2), task, device, chunk).rgb.unflatten(1, (targets, length))
+    index = kept.expand(count, -1).to(device)
+    start = torch.full((count,), latents + task.gap, device=device)
+    return RoomBatch(scenes, scan, scan_c2w.to(device), index, start, target, target_c2w.to(device))
+
+
+def render_many(scenes: Scenes, c2w: Tensor, task: RoomTask, device: torch.device | str = "cpu", chunk: int = 8) -> Render:
+    """Render (S, F, 4, 4) poses of S scenes; every field of the result has the leading axes (S, F)."""
+    count, frames = c2w.shape[:2]
+    index = torch.arange(count, device=device).repeat_interleave(frames)
+    result = render(scenes, index, c2w.flatten(0, 1).to(device), task.camera, task.samples, chunk)
+    return Render(*(part.unflatten(0, (count, frames)) for part in (result.rgb, result.depth, result.instance)))
+
+
+def training_seeds(seed: int, start: int, count: int) -> list[int]:
+    """Scene seeds ``start`` .. of a training run; runs with other seeds meet other rooms."""
+    return [scene_seed("train", seed * 10_000_000 + start + i) for i in range(count)]

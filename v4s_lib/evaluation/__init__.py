@@ -1,0 +1,1 @@
+"""Measures, judges, baselines and experiments: what a generated video is worth."""

@@ -1,0 +1,122 @@
+"""The navigation experiment: test rooms, our model, its controls and the plain baselines, one table.
+
+Episodes are scored one at a time and appended to a file, so that an interrupted run goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
+from v4s_lib.data.windows import grouped_frames
+from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
+from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
+from v4s_lib.evaluation.statistics import make_row, paired_difference
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.training.presets import Preset
+from v4s_lib.worlds.visibility import partition
+
+MEAN_OF = 8  # samples in the rows that average before they are scored
+SAMPLED = ("ours", "no_context", "first_frame_only", "other_context")
+
+
+@dataclass
+class Models:
+    """The pipelines that are compared; the first-frame-only one was trained without context tokens."""
+
+    ours: Video4SpatialPipeline
+    first_frame_only: Video4SpatialPipeline | None = None
+
+
+def sample_clips(pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode, preset: Preset,
+                 seed: int, count: int, latents: int) -> tuple[Tensor, Tensor]:
+    """``count`` samples (count, F, H, W, 3) of one episode, and the context latents they used."""
+    output = pipeline(
+        context,
+        episode.target.rgb[:1].expand(count, -1, -1, -1),
+        episode.target_c2w[None].expand(count, -1, -1, -1),
+        num_context_latents=latents,
+        num_inference_steps=preset.inference_steps,
+        guidance_scale=preset.guidance_scale,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return output.frames, output.context_index
+
+
+def episode_clips(models: Models, preset: Preset, split: str, index: int, seed: int) -> tuple[NavigationEpisode, dict, Tensor]:
+    """All methods' clips (F, H, W, 3) of one episode, with the frames of the context that was drawn."""
+    episode = navigation_episode(split, index, preset.task)
+    other = navigation_episode(split, index + OTHER_ROOM, preset.task)
+    wanted = preset.task.context_latents
+    contexts = {"ours": episode.scan.rgb, "no_context": None, "other_context": other.scan.rgb}
+    clips: dict[str, Tensor] = {}
+    context = None
+    for name, video in contexts.items():
+        samples, used = sample_clips(models.ours, video, episode, preset, seed, MEAN_OF, wanted)
+        clips[name], clips[f"{name}_mean"] = samples[0], samples.mean(dim=0)
+        context = used if name == "ours" else context
+    if models.first_frame_only is not None:
+        samples, _ = sample_clips(models.first_frame_only, None, episode, preset, seed, MEAN_OF, 0)
+        clips["first_frame_only"], clips["first_frame_only_mean"] = samples[0], samples.mean(dim=0)
+    frames = grouped_frames(context).flatten().unique()
+    start, scan = episode.target.rgb[0], episode.scan
+    length = len(episode.target_c2w)
+    clips["repeat"] = repeat_start(start, length)
+    clips["context_mean"] = context_mean(start, scan.rgb[frames], length)
+    clips["nearest_true_pose"] = nearest_true_pose(
+        start, scan.rgb[frames], scan.depth[frames], episode.scan_c2w[frames],
+        episode.target.depth, episode.target_c2w, preset.task.camera,
+    )
+    return episode, clips, frames
+
+
+OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose context it is given as a control
+
+
+def score_episode(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
+    """Every picture measure of every method for one episode."""
+    episode, clips, frames = episode_clips(models, preset, split, index, seed)
+    known = partition(
+        episode.target.depth, episode.target_c2w, episode.scan.depth[frames], episode.scan_c2w[frames], preset.task.camera
+    )
+    return {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
+
+
+def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress: bool = True) -> list[dict]:
+    """Score episodes 0.., one JSON line each; those that ``store`` holds already are read, not computed again."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    done = {}
+    if store.is_file():
+        done = {line["episode"]: line for line in map(json.loads, store.read_text().splitlines())}
+    with store.open("a") as file:
+        for index in tqdm(range(episodes), disable=not progress, desc="episodes"):
+            if index not in done:
+                done[index] = {"episode": index, "methods": score(index)}
+                file.write(json.dumps(done[index]) + "\n")
+                file.flush()
+    return [done[index] for index in range(episodes)]
+
+
+def table(lines: list[dict], units: dict[str, str] = PICTURE_UNITS) -> list[dict]:
+    """Rows of the evaluation's JSON: every method and measure with its interval over scenes."""
+    scenes = np.array([line["episode"] for line in lines])
+    rows = []
+    for method in lines[0]["methods"]:
+        for metric, unit in units.items():
+            values = np.array([line["methods"][method][metric] for line in lines], float)
+            rows.append(make_row(method, metric, unit, values, scenes).to_json())
+    return rows
+
+
+def context_gain(lines: list[dict], metric: str = "psnr_recall") -> dict[str, dict[str, float]]:
+    """Paired differences, ours minus each control, with their intervals over scenes."""
+    scenes = np.array([line["episode"] for line in lines])
+    values = {m: np.array([line["methods"][m][metric] for line in lines], float) for m in lines[0]["methods"]}
+    pairs = [("ours", name) for name in values if name != "ours"] + [("other_context", "no_context")]
+    return {f"{a} - {b}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs if b in values}

@@ -1,0 +1,81 @@
+"""From one number an episode to a row of a table: mean, 95% interval, how many counted and how many failed (DESIGN §7).
+
+Episodes of one scene are alike, so the bootstrap draws scenes, each with all of its episodes. The same seed draws the
+same scenes for every method, and every interval is a function of its arguments alone.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over episodes and the bootstrap interval of it; NaN where too few episodes are left to tell."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  # episodes that counted: those whose value is not NaN
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the evaluation's JSON (DESIGN §8)."""
+
+    method: str
+    metric: str
+    unit: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    failed: int  # judged as failures and counted in the mean, at the worst value; never left out
+
+    def to_json(self) -> dict:
+        """Plain values; ``None`` where a number is unknown, since JSON has no NaN."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+
+def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
+    """Mean of ``values`` (E,), every episode counting alike, and its 95% interval over ``scenes`` (E,).
+
+    NaN marks an episode without a value (an empty mask): it is counted out, and ``n`` says how many remain. A failure
+    is not NaN; give it its worst value. With fewer than two scenes the interval is unknown (NaN), not narrow.
+    """
+    values, scenes = np.asarray(values, np.float64), np.asarray(scenes)
+    if values.ndim != 1 or values.shape != scenes.shape:
+        raise ValueError(f"expected one value and one scene an episode, got {values.shape} and {scenes.shape}: match them")
+    if np.isinf(values).any():
+        raise ValueError("expected finite values or NaN, got infinity: give the measure a ceiling")
+    counted = ~np.isnan(values)
+    values, (names, index) = values[counted], np.unique(scenes[counted], return_inverse=True)
+    if len(names) == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(values.mean())
+    if len(names) < 2:
+        return Interval(mean, math.nan, math.nan, len(values))
+    total, count = np.bincount(index, values), np.bincount(index)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    low, high = np.quantile(drawn @ total / (drawn @ count), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(mean, float(low), float(high), len(values))
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
+    """Mean of ``first - second`` (E,) over the episodes that both methods have a value for, and its interval."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"expected the same episodes of both methods, got {first.shape} and {second.shape}: align them")
+    return bootstrap(first - second, scenes, seed)
+
+
+def make_row(
+    method: str, metric: str, unit: str, values: np.ndarray, scenes: np.ndarray, failed: int = 0, seed: int = 0
+) -> Row:
+    """The row of one method and metric; arguments as ``bootstrap``."""
+    interval = bootstrap(values, scenes, seed)
+    return Row(method, metric, unit, interval.mean, interval.low, interval.high, interval.n, failed)

@@ -1,0 +1,29 @@
+"""Weight files: safetensors only, and no key too many or too few."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def check_keys(source: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Raise ``ValueError`` with the keys that a checkpoint lacks or has too many, if there are any."""
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    if missing or unexpected:
+        raise ValueError(
+            f"expected in {source} the keys of the model that its config describes, got missing {missing} and "
+            f"unexpected {unexpected}: load the weights with the config they were saved with"
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model: one, or the shards that its index names."""
+    index = folder / f"{WEIGHTS}.index.json"
+    names = [WEIGHTS]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f"expected {absent[0]} in {folder}, got no such file: download the safetensors weights")
+    return [folder / name for name in names]

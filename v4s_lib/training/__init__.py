@@ -1,0 +1,1 @@
+"""Training: presets, loss, optimizers, checkpoints, the loop."""

@@ -1,0 +1,45 @@
+"""``python -m v4s_lib.training --preset small``: train a preset; run it again to go on where it stopped."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from v4s_lib.training.loop import train
+from v4s_lib.training.presets import PRESETS, get_preset
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.training", description=__doc__)
+    parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
+    parser.add_argument("--out", type=Path, help="output folder (default: runs/PRESET-seedS)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, rooms and noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the preset's)")
+    parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
+    parser.add_argument("--init", type=Path, help="folder of a trained transformer to start from")
+    parser.add_argument("--no-context", action="store_true", help="train a first-frame-only model, the baseline")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
+    parser.add_argument("--restart", action="store_true", help="ignore checkpoints in the output folder")
+    args = parser.parse_args(arguments)
+    try:
+        changes = {"steps": args.steps} if args.steps else {}
+        if args.no_compile:
+            changes["compile"] = False
+        if args.no_context:
+            changes["loss"] = replace(get_preset(args.preset).loss, use_context=False)
+        preset = get_preset(args.preset, **changes)
+        suffix = "-first-frame-only" if args.no_context else ""
+        out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
+        weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)
+    except KeyboardInterrupt:
+        print(f"interrupted: a checkpoint is saved in {out}; run the same command to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(weights)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Training samples: rooms that slide through a window, a function of seed, process and step alone."""
+
+from dataclasses import replace
+
+import torch
+
+from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
+from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.pose import relative_to_start
+from v4s_lib.training.loss import Sample
+from v4s_lib.training.presets import Preset
+from v4s_lib.worlds.cameras import inverse
+
+
+def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, generator: torch.Generator) -> Sample:
+    """Draw a context and some targets from each group of rooms, encode them, and join the groups.
+
+    Every group gets its own random offset of the time index, so that all of 0..1023 is in range.
+    """
+    parts = []
+    for batch in rooms:
+        keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
+        chosen = torch.randperm(batch.target_frames.shape[1], generator=generator)[: task.targets]
+        last = int(batch.start_index.max()) + task.target_latents
+        offset = int(torch.randint(0, 1024 - last, (), generator=generator))
+        start = batch.start_index[:, None] + offset
+        steps = torch.arange(task.target_latents, device=start.device)
+        c2w = batch.target_c2w[:, chosen].flatten(0, 1)
+        scan = batch.scan_c2w[:, keep]
+        to_last = inverse(scan[:, -1, -1])  # the last context frame is where a localizer's axes stand
+        parts.append(
+            Sample(
+                codec.encode_groups(batch.scan_frames[:, keep]),
+                batch.time_index[:, keep] + offset,
+                codec.encode(batch.target_frames[:, chosen].flatten(0, 1)),
+                (start + steps).repeat_interleave(len(chosen), dim=0),
+                relative_to_start(c2w),
+                to_last[:, None, None] @ scan,
+                to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
+            )
+        )
+    return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+
+
+class RoomStream:
+    """The rooms of consecutive training steps.
+
+    Step s draws from ``preset.reuse`` groups of rooms, of which one is new: a room serves ``reuse`` steps, each time
+    with another context and other targets. The window is rebuilt from the seed, so nothing needs saving.
+    """
+
+    def __init__(self, preset: Preset, seed: int, device: torch.device | str, process: int = 0, processes: int = 1) -> None:
+        if preset.contexts % preset.reuse:
+            raise ValueError(f"expected contexts to be a multiple of reuse, got {preset.contexts} and {preset.reuse}")
+        self.preset, self.seed, self.device = preset, seed, device
+        self.process, self.processes = process, processes
+        self.codec = PatchCodec(preset.patch_size)
+        self.groups: dict[int, RoomBatch] = {}
+
+    def task(self, step: int) -> RoomTask:
+        """The curriculum: how far the camera may walk grows with the step."""
+        preset = self.preset
+        share = min(1.0, step / max(1, preset.reach_steps))
+        return replace(preset.task, reach=preset.first_reach + share * (preset.task.reach - preset.first_reach))
+
+    @torch.no_grad()
+    def sample(self, step: int) -> Sample:
+        """The training sample of a step."""
+        wanted = range(step, step + self.preset.reuse)
+        self.groups = {group: self.groups.get(group) or self._render(group) for group in wanted}
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, self.process))
+        return draw_sample(list(self.groups.values()), self.task(step), self.codec, generator)
+
+    def _render(self, group: int) -> RoomBatch:
+        count = self.preset.contexts // self.preset.reuse
+        seeds = training_seeds(self.seed, (group * self.processes + self.process) * count, count)
+        chunk = 8 if str(self.device) == "cpu" else 512
+        return make_rooms(seeds, self.task(group), self.preset.pool_targets, self.device, chunk)
+
+
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """One seed a step and process, for whatever is drawn in it."""
+    return (seed * 1_000_003 + step) * 1009 + process

@@ -1,0 +1,106 @@
+"""Presets: everything that differs between scales, and nothing else does.
+
+Every value is our choice unless its comment names a source.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from v4s_lib.data.rooms import RoomTask
+from v4s_lib.training.loss import LossConfig
+from v4s_lib.worlds.cameras import Camera
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A scale: the task, the model, how it is trained and how it is sampled."""
+
+    name: str
+    task: RoomTask  # at the end of the curriculum
+    first_reach: float  # metres the camera may walk at the first step; grows to task.reach
+    reach_steps: int  # optimizer steps over which it grows
+    model: dict[str, Any]  # arguments of ContextVideoTransformer
+    patch_size: int  # of the codec, pixels
+    steps: int  # optimizer steps
+    contexts: int = 8  # a step, on each process
+    reuse: int = 4  # consecutive steps that draw from one rendered room
+    pool_targets: int = 8  # rendered a room; each step draws task.targets of them
+    loss: LossConfig = field(default_factory=LossConfig)
+    muon_lr: float = 0.02  # for the matrices of the blocks
+    adamw_lr: float = 1e-3  # for everything else
+    weight_decay: float = 0.01
+    warmup: int = 50  # steps
+    cooldown: float = 0.2  # last share of the steps, over which both rates fall to zero
+    ema_decay: float = 0.998
+    mixed_precision: str = "bf16"  # pays on a CPU only with AMX and a compiled model
+    compile: bool = True  # where a C++ compiler or a GPU is at hand
+    validate_every: int = 250  # steps
+    validation_rooms: int = 16
+    save_every: int = 250  # steps
+    inference_steps: int = 20
+    guidance_scale: float = 1.0
+    shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
+
+
+def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dict[str, Any]:
+    return {
+        "patch_size": (1, 1, 1),  # the codec's patches are the tokens
+        "num_attention_heads": heads,
+        "attention_head_dim": dim // heads,
+        "in_channels": 4 * 3 * patch**2,
+        "text_dim": None,
+        "freq_dim": 64,
+        "ffn_dim": 4 * dim,
+        "num_layers": layers,
+        "rope_theta": 100.0,
+        "context_attention": "one_way",
+        "pose_encoding": "ray_map",
+        "horizontal_fov": camera.horizontal_fov,
+        "position_size": (camera.height // patch, camera.width // patch),
+        "prediction_type": "sample",
+    }
+
+
+_SMALL_CAMERA = Camera(32, 48)
+_SMOKE_CAMERA = Camera(16, 24)
+
+SMALL = Preset(
+    name="small",
+    task=RoomTask(_SMALL_CAMERA),
+    first_reach=0.1,
+    reach_steps=1000,
+    model=_model(128, 4, 6, 8, _SMALL_CAMERA),
+    patch_size=8,
+    steps=4000,
+)
+
+SMOKE = Preset(
+    name="smoke",
+    task=RoomTask(
+        _SMOKE_CAMERA, scan_latents=(8, 8), pool_latents=6, context_latents=4, target_latents=4, targets=2, samples=1
+    ),
+    first_reach=0.1,
+    reach_steps=2,
+    model=_model(32, 2, 2, 8, _SMOKE_CAMERA),
+    patch_size=8,
+    steps=4,
+    contexts=2,
+    reuse=2,
+    pool_targets=2,
+    warmup=1,
+    mixed_precision="no",
+    compile=False,
+    validate_every=2,
+    validation_rooms=2,
+    save_every=2,
+    inference_steps=2,
+)
+
+PRESETS = {preset.name: preset for preset in (SMOKE, SMALL)}
+
+
+def get_preset(name: str, **changes: Any) -> Preset:
+    """The preset of that name, with fields replaced by ``changes``."""
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, got {name!r}: choose one of them")
+    return replace(PRESETS[name], **changes)

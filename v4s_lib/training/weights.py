@@ -1,0 +1,44 @@
+"""From a preset's name to a pipeline that samples, with verified weights."""
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from v4s_lib.data.manifests import MANIFESTS, load_manifest, verify
+from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.presets import Preset, get_preset
+
+
+def make_pipeline(transformer: ContextVideoTransformer, preset: Preset) -> Video4SpatialPipeline:
+    """A pipeline around a transformer, with the preset's codec, scheduler and gap."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
+    pipeline = Video4SpatialPipeline(transformer.eval(), PatchCodec(preset.patch_size), scheduler, preset.task.gap)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: str = "ours") -> Video4SpatialPipeline:
+    """The pipeline of a preset with shipped weights, or with those in the folder ``weights``.
+
+    ``smoke`` ships none: it gets untrained weights from seed 0, which show nothing but that the code runs.
+    ``variant`` is "ours" or "first_frame_only". Shipped files are checked against ``data_manifests/weights_PRESET.yaml``:
+    a missing file or a flipped byte raises one sentence.
+    """
+    preset = get_preset(preset) if isinstance(preset, str) else preset
+    if weights is None and preset.name == "smoke":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return make_pipeline(ContextVideoTransformer(**preset.model), preset)
+    if weights is None:
+        manifest = load_manifest(f"weights_{preset.name}")
+        weights = MANIFESTS / "weights" / preset.name / variant
+        for file in manifest["files"]:
+            path = MANIFESTS / file["path"]
+            if path.is_relative_to(weights):
+                verify(path, file["size"], file["sha256"])
+    if not (Path(weights) / "config.json").is_file():
+        raise FileNotFoundError(f"expected a trained transformer in {weights}, got no config.json: train one first")
+    return make_pipeline(ContextVideoTransformer.from_pretrained(weights), preset)
