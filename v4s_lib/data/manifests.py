@@ -3,7 +3,6 @@
 A manifest states licence, citation, homepage and how to get at the data; where it is files, their sizes and sha256.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,3 @@ def load_manifest(name: str | Path) -> dict[str, Any]:
         place = ".".join(str(part) for part in error.absolute_path) or "the top level"
         raise ValueError(f"expected {path} to follow schema.json, got at {place}: {error.message}: correct that entry")
     return manifest
-
-
-def sha256(path: str | Path) -> str:
-    """Hash of a file's content, 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(path: str | Path, size: int, digest: str) -> None:
-    """Refuse a file that is missing or differs from its manifest in size (bytes) or sha256, even by one bit."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected the file {path}, got nothing there: download or write it first")
-    if path.stat().st_size != size:
-        raise ValueError(f"expected {size} bytes in {path}, got {path.stat().st_size}: delete it and download it again")
-    found = sha256(path)
-    if found != digest:
-        raise ValueError(
-            f"expected sha256 {digest[:16]}... of {path}, got {found[:16]}...: delete it and download it again"
-        )

@@ -10,7 +10,7 @@ from v4s_lib.worlds.paths import latent_frames, scan_path, target_path
 from v4s_lib.worlds.raycast import Render
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 
-EPISODE_SCAN_LATENTS = 32  # 125 frames: between the shortest and the longest scan seen in training
+EPISODE_SCAN_LATENTS = 24  # 93 frames: between the shortest and the longest scan seen in training
 
 
 @dataclass
@@ -24,8 +24,10 @@ class NavigationEpisode:
     target_c2w: Tensor  # (F', 4, 4)
 
 
-def navigation_episode(split: str, index: int, task: RoomTask, scan_latents: int = EPISODE_SCAN_LATENTS) -> NavigationEpisode:
+def navigation_episode(split: str, index: int, task: RoomTask, scan_latents: int | None = None) -> NavigationEpisode:
     """Episode ``index`` of a split: a function of both and of the task alone."""
+    if scan_latents is None:
+        scan_latents = min(EPISODE_SCAN_LATENTS, task.scan_latents[1])
     seed = scene_seed(split, index)
     generator = torch.Generator().manual_seed(seed)
     scenes = make_scenes([seed])

@@ -46,7 +46,9 @@ class RoomBatch:
     target_c2w: Tensor  # (S, M, F, 4, 4)
 
 
-def make_rooms(seeds: list[int], task: RoomTask, targets: int, device: torch.device | str = "cpu", chunk: int = 8) -> RoomBatch:
+def make_rooms(
+    seeds: list[int], task: RoomTask, targets: int, device: torch.device | str = "cpu", compiled: bool = False
+) -> RoomBatch:
     """Build and render one room a seed; the same seed and task give the same pixels on the same device."""
     generator = torch.Generator().manual_seed(seeds[0])
     scenes = make_scenes(seeds)
@@ -65,18 +67,21 @@ def make_rooms(seeds: list[int], task: RoomTask, targets: int, device: torch.dev
         dim=1,
     )
     scenes = scenes.to(device)
-    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, chunk).rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
-    target = render_many(scenes, target_c2w.flatten(1, 2), task, device, chunk).rgb.unflatten(1, (targets, length))
+    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled).rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
+    target = render_many(scenes, target_c2w.flatten(1, 2), task, device, compiled).rgb.unflatten(1, (targets, length))
     index = kept.expand(count, -1).to(device)
     start = torch.full((count,), latents + task.gap, device=device)
     return RoomBatch(scenes, scan, scan_c2w.to(device), index, start, target, target_c2w.to(device))
 
 
-def render_many(scenes: Scenes, c2w: Tensor, task: RoomTask, device: torch.device | str = "cpu", chunk: int = 8) -> Render:
+def render_many(
+    scenes: Scenes, c2w: Tensor, task: RoomTask, device: torch.device | str = "cpu", compiled: bool = False
+) -> Render:
     """Render (S, F, 4, 4) poses of S scenes; every field of the result has the leading axes (S, F)."""
     count, frames = c2w.shape[:2]
     index = torch.arange(count, device=device).repeat_interleave(frames)
-    result = render(scenes, index, c2w.flatten(0, 1).to(device), task.camera, task.samples, chunk)
+    chunk = 8 if torch.device(device).type == "cpu" else 512
+    result = render(scenes, index, c2w.flatten(0, 1).to(device), task.camera, task.samples, chunk, compiled)
     return Render(*(part.unflatten(0, (count, frames)) for part in (result.rgb, result.depth, result.instance)))
 
 

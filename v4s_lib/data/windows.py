@@ -38,8 +38,7 @@ def sample_context(
     Returns:
         Sorted latent indices, int64 (count,).
 
-    Raises:
-        ValueError: the target window leaves the scan, or fewer than ``count`` latents are left outside it and its gap.
+    Raises ``ValueError`` when the target leaves the scan, or when fewer than ``count`` latents are left for context.
     """
     allowed = torch.arange(num_latents)
     if target_start is not None:

@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from v4s_lib.evaluation.visibility import Partition
+from v4s_lib.worlds.visibility import Partition
 
 START_FRAMES = 1  # the start latent holds one frame
 SSIM_WINDOW = 7  # pixels, uniform weights; at 32x48 this is a fifth of the height, so compare at equal size only

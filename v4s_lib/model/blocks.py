@@ -7,7 +7,7 @@ Axis letters: B batch, T latent frames, N tokens, D width.
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, WanRotaryPosEmbed
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -56,7 +56,9 @@ class ContextVideoBlock(nn.Module):
         self.attn1 = WanAttention(dim, heads=num_heads, dim_head=head_dim, eps=eps)
         self.attn2 = None
         if text:
-            self.attn2 = WanAttention(dim, num_heads, head_dim, eps, cross_attention_dim_head=head_dim)
+            self.attn2 = WanAttention(
+                dim, num_heads, head_dim, eps, cross_attention_dim_head=head_dim, processor=WanAttnProcessor()
+            )
             self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True) if cross_attn_norm else nn.Identity()
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")

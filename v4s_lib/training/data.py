@@ -49,19 +49,29 @@ class RoomStream:
     with another context and other targets. The window is rebuilt from the seed, so nothing needs saving.
     """
 
-    def __init__(self, preset: Preset, seed: int, device: torch.device | str, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        seed: int,
+        device: torch.device | str,
+        process: int = 0,
+        processes: int = 1,
+        compiled: bool = False,
+    ) -> None:
         if preset.contexts % preset.reuse:
             raise ValueError(f"expected contexts to be a multiple of reuse, got {preset.contexts} and {preset.reuse}")
         self.preset, self.seed, self.device = preset, seed, device
-        self.process, self.processes = process, processes
+        self.process, self.processes, self.compiled = process, processes, compiled
         self.codec = PatchCodec(preset.patch_size)
         self.groups: dict[int, RoomBatch] = {}
 
     def task(self, step: int) -> RoomTask:
-        """The curriculum: how far the camera may walk grows with the step."""
-        preset = self.preset
-        share = min(1.0, step / max(1, preset.reach_steps))
-        return replace(preset.task, reach=preset.first_reach + share * (preset.task.reach - preset.first_reach))
+        """The curriculum: how far the camera walks, and the start frame looks away, grows with the step."""
+        preset, final = self.preset, self.preset.task
+        share = min(1.0, step / max(1, preset.ramp_steps))
+        reach = preset.first_reach + share * (final.reach - preset.first_reach)
+        spread = preset.first_spread + share * (final.spread - preset.first_spread)
+        return replace(final, reach=reach, spread=spread)
 
     @torch.no_grad()
     def sample(self, step: int) -> Sample:
@@ -74,8 +84,7 @@ class RoomStream:
     def _render(self, group: int) -> RoomBatch:
         count = self.preset.contexts // self.preset.reuse
         seeds = training_seeds(self.seed, (group * self.processes + self.process) * count, count)
-        chunk = 8 if str(self.device) == "cpu" else 512
-        return make_rooms(seeds, self.task(group), self.preset.pool_targets, self.device, chunk)
+        return make_rooms(seeds, self.task(group), self.preset.pool_targets, self.device, self.compiled)
 
 
 def step_seed(seed: int, step: int, process: int = 0) -> int:

@@ -100,10 +100,11 @@ class _Run:
         optimizers = make_optimizers(model, preset)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.ema.to(accelerator.device)
-        if preset.compile and can_compile(accelerator):
+        compiled = preset.compile and can_compile(accelerator)
+        if compiled:
             model.compile_repeated_blocks()
         self.stream = RoomStream(
-            preset, seed, accelerator.device, accelerator.process_index, accelerator.num_processes
+            preset, seed, accelerator.device, accelerator.process_index, accelerator.num_processes, compiled
         )
         self.validation = Validation(preset, accelerator.device)
         self.step = 0

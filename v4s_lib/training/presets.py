@@ -17,13 +17,14 @@ class Preset:
 
     name: str
     task: RoomTask  # at the end of the curriculum
-    first_reach: float  # metres the camera may walk at the first step; grows to task.reach
-    reach_steps: int  # optimizer steps over which it grows
+    first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
+    first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
+    ramp_steps: int  # optimizer steps over which both grow to the task's
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
     steps: int  # optimizer steps
     contexts: int = 8  # a step, on each process
-    reuse: int = 4  # consecutive steps that draw from one rendered room
+    reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float = 0.02  # for the matrices of the blocks
@@ -34,7 +35,7 @@ class Preset:
     ema_decay: float = 0.998
     mixed_precision: str = "bf16"  # pays on a CPU only with AMX and a compiled model
     compile: bool = True  # where a C++ compiler or a GPU is at hand
-    validate_every: int = 250  # steps
+    validate_every: int = 500  # steps
     validation_rooms: int = 16
     save_every: int = 250  # steps
     inference_steps: int = 20
@@ -57,6 +58,8 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
         "pose_encoding": "ray_map",
         "horizontal_fov": camera.horizontal_fov,
         "position_size": (camera.height // patch, camera.width // patch),
+        "relative_time": True,
+        "localize_after": layers // 2,
         "prediction_type": "sample",
     }
 
@@ -66,12 +69,13 @@ _SMOKE_CAMERA = Camera(16, 24)
 
 SMALL = Preset(
     name="small",
-    task=RoomTask(_SMALL_CAMERA),
+    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.5, spread=30.0),
     first_reach=0.1,
-    reach_steps=1000,
-    model=_model(128, 4, 6, 8, _SMALL_CAMERA),
-    patch_size=8,
-    steps=4000,
+    first_spread=5.0,
+    ramp_steps=1500,
+    model=_model(192, 6, 8, 16, _SMALL_CAMERA),
+    patch_size=16,
+    steps=2700,
 )
 
 SMOKE = Preset(
@@ -80,7 +84,8 @@ SMOKE = Preset(
         _SMOKE_CAMERA, scan_latents=(8, 8), pool_latents=6, context_latents=4, target_latents=4, targets=2, samples=1
     ),
     first_reach=0.1,
-    reach_steps=2,
+    first_spread=5.0,
+    ramp_steps=2,
     model=_model(32, 2, 2, 8, _SMOKE_CAMERA),
     patch_size=8,
     steps=4,

@@ -7,14 +7,14 @@ measured on the pixels that the context saw and the start frame did not.
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor, nn
 
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
-from v4s_lib.model.codec import PatchCodec
+from v4s_lib.data.windows import grouped_frames
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
+from v4s_lib.training.weights import make_pipeline
 from v4s_lib.worlds.visibility import partition
 
 CONDITIONS = ("ours", "other_context", "no_context")
@@ -33,21 +33,27 @@ class Validation:
         if not self.episodes:
             rooms = range(self.preset.validation_rooms)
             self.episodes = [navigation_episode("validation", i, self.preset.task) for i in rooms]
-        pipeline = Video4SpatialPipeline(model, PatchCodec(self.preset.patch_size), FlowMatchEulerDiscreteScheduler())
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = make_pipeline(model, self.preset)
         totals = dict.fromkeys(CONDITIONS, 0.0)
         rows = []
         for i, episode in enumerate(self.episodes):
             other = self.episodes[(i + 1) % len(self.episodes)]
             contexts = {"ours": episode.scan.rgb, "other_context": other.scan.rgb, "no_context": None}
             clips = {name: self._sample(pipeline, context, episode) for name, context in contexts.items()}
-            mask = partition(episode, clips["ours"][1]).recalled
+            mask = self._recalled(episode, clips["ours"][1])
             for name, (clip, _) in clips.items():
                 totals[name] += masked_psnr(clip, episode.target.rgb, mask) / len(self.episodes)
             rows.append([episode.scan.rgb, episode.target.rgb, *(clips[name][0] for name in CONDITIONS)])
         if picture is not None:
             save_sheet(rows[:4], picture)
         return {f"psnr_recall_{name}": round(value, 3) for name, value in totals.items()}
+
+    def _recalled(self, episode: NavigationEpisode, context_index: Tensor) -> Tensor:
+        """Pixels (F, H, W) that the context saw and the start frame did not."""
+        frames = grouped_frames(context_index).flatten().unique()
+        camera = self.preset.task.camera
+        depth, c2w = episode.scan.depth[frames], episode.scan_c2w[frames]
+        return partition(episode.target.depth, episode.target_c2w, depth, c2w, camera).recalled
 
     def _sample(self, pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode) -> tuple:
         output = pipeline(

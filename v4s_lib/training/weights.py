@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from v4s_lib.data.manifests import MANIFESTS, load_manifest, verify
+from v4s_lib.data.files import verify
+from v4s_lib.data.manifests import MANIFESTS, load_manifest
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer

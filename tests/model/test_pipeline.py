@@ -1,0 +1,395 @@
+"""Known answers of the sampler, and every sentence with which it refuses an input."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from v4s_lib.data.episodes import load_episode, write_episode
+from v4s_lib.data.files import sha256, verify
+from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
+from v4s_lib.worlds.cameras import Camera
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+STEPS = 3
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Uncached(Video4SpatialPipeline):
+    """Hands the context's latents to the transformer, which encodes them again at every step."""
+
+    def _branch(self, context: Tensor, index: Tensor, is_noise: bool) -> dict:
+        timestep = torch.full((1,), 1000.0 if is_noise else 0.0)
+        return {"context_latents": context, "context_time_index": index, "context_timestep": timestep}
+
+
+@pytest.fixture
+def make(make_transformer) -> Callable[..., Video4SpatialPipeline]:
+    def build(kind: type = Video4SpatialPipeline, gap: int = 4, **changes: object) -> Video4SpatialPipeline:
+        pipeline = kind(make_transformer(**changes), PatchCodec(4), FlowMatchEulerDiscreteScheduler(), gap)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return build
+
+
+@pytest.fixture
+def inputs(make_path) -> dict:
+    return {
+        "context_video": rand(25, 8, 12, 3, seed=1),
+        "start_frame": rand(2, 8, 12, 3, seed=2),
+        "camera_path": make_path(2, 9),
+        "num_context_latents": 4,
+        "num_inference_steps": STEPS,
+    }
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def predictions(pipeline: Video4SpatialPipeline, **inputs: object) -> list[Tensor]:
+    """What the transformer predicts, call by call, while the pipeline runs."""
+    outputs = []
+    hook = pipeline.transformer.register_forward_hook(lambda _, __, output: outputs.append(output))
+    pipeline(**inputs)
+    hook.remove()
+    return outputs
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_a_context_encoded_once_gives_the_video_of_one_encoded_at_every_step(make, inputs, guidance_scale):
+    cached = make()(**inputs, guidance_scale=guidance_scale).frames
+    uncached = make(Uncached)(**inputs, guidance_scale=guidance_scale).frames
+    torch.testing.assert_close(cached, uncached, **CLOSE)
+
+
+@pytest.mark.parametrize("context_attention", ["one_way", "two_way"])
+def test_guidance_1_runs_one_branch_and_others_two(make, inputs, context_attention):
+    pipeline = make(context_attention=context_attention)
+    assert len(predictions(pipeline, **inputs)) == STEPS
+    assert len(predictions(pipeline, **inputs, guidance_scale=3.0)) == 2 * STEPS
+
+
+def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction(make, inputs):
+    """The first clean prediction is linear in the scale: at 0 it is that of noise as context without a path."""
+    pipeline, steps = make(), []
+    conditional, free = predictions(pipeline, **inputs, guidance_scale=3.0)[:2]
+    assert (conditional - free).abs().max() > 1e-2
+    torch.testing.assert_close(predictions(pipeline, **inputs)[0], conditional)
+    for scale in (0.0, 1.0, 3.0):
+        pipeline(**inputs, guidance_scale=scale, callback=lambda step, frames: steps.append(frames))
+        expected = pipeline.codec.decode(free + scale * (conditional - free))
+        torch.testing.assert_close(steps[-STEPS][:, 1:], expected[:, 1:], **CLOSE)
+
+
+def test_a_seed_gives_one_video(make, inputs):
+    pipeline = make()
+    state = torch.get_rng_state()
+    first = pipeline(**inputs, generator=seeded(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    again, other = pipeline(**inputs, generator=seeded(5)), pipeline(**inputs, generator=seeded(6))
+    assert torch.equal(first.frames, again.frames) and torch.equal(first.context_index, again.context_index)
+    assert (first.frames - other.frames).abs().max() > 1e-2
+    assert first.frames.shape == (2, 9, 8, 12, 3)
+    assert (first.context_index.diff() > 0).all() and set(first.context_index.tolist()) <= set(range(7))
+
+
+def test_the_start_frame_stays_bit_for_bit(make, inputs):
+    """Through every step, guided or not; 8-bit frames come out as they went in."""
+    pipeline = make()
+    frame = (inputs["start_frame"] * 255).round()
+    inputs["start_frame"] = frame / 255
+    kept = pipeline.codec.decode(pipeline.codec.encode(inputs["start_frame"][:, None]))[:, 0]
+    steps = []
+    video = pipeline(**inputs, guidance_scale=5.0, callback=lambda step, frames: steps.append((step, frames))).frames
+    assert torch.equal(video[:, 0], kept)
+    assert [step for step, _ in steps] == list(range(STEPS))
+    assert all(torch.equal(frames[:, 0], kept) for _, frames in steps)
+    assert torch.equal((video[:, 0] * 255).round(), frame)
+    torch.testing.assert_close(steps[-1][1], video, **CLOSE)  # the last step ends on its clean prediction
+
+
+def constant(pipeline: Video4SpatialPipeline) -> Tensor:
+    """Make the transformer predict the same latent (192,) everywhere, whatever it is given."""
+    value = torch.linspace(-0.9, 0.9, 192)
+    with torch.no_grad():
+        pipeline.transformer.proj_out.weight.zero_()
+        pipeline.transformer.proj_out.bias.copy_(value)
+    return value[None, :, None, None, None]
+
+
+def noise_of(pipeline: Video4SpatialPipeline, inputs: dict) -> Tensor:
+    """The noise that the pipeline draws, by drawing as it does: the context's choice first, then the targets."""
+    generator = seeded()
+    torch.randperm(7, generator=generator)
+    return torch.randn((2, 192, 3, 2, 3), generator=generator)
+
+
+def test_a_model_that_knows_the_answer_arrives_at_it(make, inputs):
+    pipeline = make(prediction_type="sample")
+    clean = constant(pipeline).expand(2, -1, 3, 2, 3)
+    video = pipeline(**inputs, generator=seeded()).frames
+    torch.testing.assert_close(video[:, 1:], pipeline.codec.decode(clean)[:, 1:], **CLOSE)
+
+
+def test_a_constant_velocity_is_walked_from_sigma_1_to_0(make, inputs):
+    pipeline = make(prediction_type="velocity")
+    latents = noise_of(pipeline, inputs) - constant(pipeline)
+    video = pipeline(**inputs, generator=seeded()).frames
+    torch.testing.assert_close(video[:, 1:], pipeline.codec.decode(latents)[:, 1:], **CLOSE)
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_both_prediction_types_make_the_same_euler_step(shift):
+    noisy, clean = rand(1, 4, 2, 2, 2), rand(1, 4, 2, 2, 2, seed=1)
+    schedulers = [FlowMatchEulerDiscreteScheduler(shift=shift) for _ in range(2)]
+    for scheduler in schedulers:
+        scheduler.set_timesteps(10)
+    for step, timestep in enumerate(schedulers[0].timesteps):
+        sigma, after = (schedulers[0].sigmas[step + i].item() for i in (0, 1))
+        velocity = (noisy - clean) / sigma
+        a, b = to_velocity(clean, noisy, sigma, "sample"), to_velocity(velocity, noisy, sigma, "velocity")
+        stepped = [s.step(v, timestep, noisy).prev_sample for s, v in zip(schedulers, (a, b), strict=True)]
+        expected = after / sigma * noisy + (1 - after / sigma) * clean
+        torch.testing.assert_close(stepped[0], stepped[1], **CLOSE)
+        torch.testing.assert_close(stepped[0], expected, **CLOSE)
+
+
+def test_sigma_is_floored():
+    noisy, clean = torch.ones(1), torch.zeros(1)
+    assert to_velocity(clean, noisy, 0.0, "sample").item() == pytest.approx(1 / MIN_SIGMA)
+    assert to_velocity(clean, noisy, MIN_SIGMA / 9, "sample").item() == pytest.approx(1 / MIN_SIGMA)
+    assert to_velocity(clean, noisy, 0.5, "sample").item() == 2
+
+
+def test_world_axes_of_the_path_change_nothing(make, inputs, make_path):
+    pipeline = make()
+    expected = pipeline(**inputs).frames
+    world = make_path(1, 1, seed=3)[0, 0].double()
+    world[:3, 3] = torch.tensor([300.0, -2000.0, 50.0])
+    moved = pipeline(**{**inputs, "camera_path": world @ inputs["camera_path"].double()}).frames
+    torch.testing.assert_close(moved, expected, **CLOSE)
+    turned = pipeline(**{**inputs, "camera_path": inputs["camera_path"].flip(1)}).frames
+    assert (turned - expected).abs().max() > 1e-3
+
+
+def test_neither_signature_has_room_for_context_poses_or_depth():
+    """Claim C13."""
+    arguments = set(inspect.signature(Video4SpatialPipeline.__call__).parameters)
+    assert {name for name in arguments if "context" in name} == {"context_video", "num_context_latents"}
+    assert {name for name in arguments if "camera" in name} == {"camera_path"}
+    assert not [name for name in arguments if re.search("pose|c2w|depth|point|intrinsic", name)]
+
+
+def test_other_poses_in_an_episodes_file_change_no_bit(make, inputs, make_path, tmp_path):
+    frames = (rand(25, 8, 12, 3, seed=1) * 255).to(torch.uint8)
+    videos = []
+    for seed in (0, 1):
+        write_episode(tmp_path / str(seed), frames, make_path(1, 25, seed=seed)[0], Camera(8, 12))
+        episode = load_episode(tmp_path / str(seed))
+        videos.append(make()(**{**inputs, "context_video": episode.frames / 255}).frames)
+    assert torch.equal(*videos)
+
+
+def test_frames_past_4k_plus_1_are_left_out(make, inputs):
+    pipeline = make()
+    longer = torch.cat([inputs["context_video"], rand(3, 8, 12, 3, seed=9)])
+    outputs = [pipeline(**{**inputs, "context_video": video}).frames for video in (inputs["context_video"], longer)]
+    assert torch.equal(*outputs)
+
+
+def test_targets_start_a_gap_after_the_scan(make, inputs):
+    pipeline, seen = make(gap=6), []
+    hook = pipeline.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    pipeline(**inputs)  # 25 frames are latents 0 to 6; six latents of gap
+    pipeline(**{**inputs, "context_video": None})  # noise stands for latents 0 to 3
+    hook.remove()
+    assert seen[0].tolist() == [[13, 14, 15]] * 2
+    assert seen[-1].tolist() == [[10, 11, 12]] * 2
+
+
+def test_without_context(make, inputs):
+    """No video: noise in its place, so that the room can not matter; no latents: no context at all."""
+    pipeline = make()
+    absent = pipeline(**{**inputs, "context_video": None})
+    assert absent.context_index.tolist() == [0, 1, 2, 3]
+    assert (absent.frames - pipeline(**inputs).frames).abs().max() > 1e-3
+    none = [
+        pipeline(**{**inputs, "context_video": video, "num_context_latents": 0}, guidance_scale=2.0)
+        for video in (None, inputs["context_video"])
+    ]
+    assert torch.equal(none[0].frames, none[1].frames)
+    assert len(none[0].context_index) == 0
+
+
+@pytest.fixture
+def saved(make, tmp_path) -> Path:
+    make(gap=7).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_saved_and_loaded_as_safetensors_alone(make, inputs, saved):
+    suffixes = {path.suffix for path in saved.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors"}
+    pipeline = Video4SpatialPipeline.from_pretrained(saved)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.config.gap == 7
+    assert pipeline.to("cpu").device.type == "cpu"
+    assert torch.equal(pipeline(**inputs).frames, make(gap=7)(**inputs).frames)
+
+
+def test_pickles_are_not_read(saved):
+    weights = saved / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save(Video4SpatialPipeline.from_pretrained(saved).transformer.state_dict(), weights.with_suffix(".bin"))
+    weights.unlink()
+    for options in ({}, {"use_safetensors": False}):
+        with pytest.raises(OSError, match="no file named diffusion_pytorch_model.safetensors"):
+            Video4SpatialPipeline.from_pretrained(saved, **options)
+
+
+def test_damaged_weights_are_refused(saved):
+    """A flipped byte by its hash (safetensors itself would load it), a torn file by the loader."""
+    weights = saved / "transformer" / "diffusion_pytorch_model.safetensors"
+    size, digest = weights.stat().st_size, sha256(weights)
+    verify(weights, size, digest)
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="^expected sha256 .* of .*, got .*: delete it and download it again$"):
+        verify(weights, size, digest)
+    weights.write_bytes(content[: size // 2])
+    with pytest.raises(OSError, match="Unable to load weights from checkpoint file"):
+        Video4SpatialPipeline.from_pretrained(saved)
+
+
+def with_nan(tensor: Tensor) -> Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[7] = torch.nan
+    return tensor
+
+
+def scaled(path: Tensor) -> Tensor:
+    return torch.cat([2 * path[..., :3, :], path[..., 3:, :]], dim=-2)
+
+
+REFUSED = {
+    "start frame without batch": (
+        {"start_frame": rand(8, 12, 3)},
+        r"expected start_frame of shape \(N, H, W, 3\), got \(8, 12, 3\): pass RGB frames",
+    ),
+    "no start frame": (
+        {"start_frame": rand(0, 8, 12, 3)},
+        r"expected start_frame of shape \(N, H, W, 3\), got \(0, 8, 12, 3\): pass RGB frames",
+    ),
+    "start frame of another size": (
+        {"start_frame": rand(2, 8, 16, 3)},
+        r"expected start_frame of 8x12 pixels \(H x W\), got shape \(2, 8, 16, 3\): resize it",
+    ),
+    "context of another size": (
+        {"context_video": rand(25, 12, 8, 3)},
+        r"expected context_video of 8x12 pixels \(H x W\), got shape \(25, 12, 8, 3\): resize it",
+    ),
+    "context with an alpha channel": (
+        {"context_video": rand(25, 8, 12, 4)},
+        r"expected context_video of shape \(N, H, W, 3\), got \(25, 8, 12, 4\): pass RGB frames",
+    ),
+    "8-bit context": (
+        {"context_video": (rand(25, 8, 12, 3) * 255).to(torch.uint8)},
+        r"expected context_video as floats in 0\.\.1, got torch.uint8 from 0 to 2..: divide 8-bit frames by 255",
+    ),
+    "8-bit values as floats": (
+        {"start_frame": rand(2, 8, 12, 3) * 255},
+        r"expected start_frame as floats in 0\.\.1, got torch.float32 from \S+ to 2\S+: divide 8-bit frames by 255",
+    ),
+    "NaN in the context": (
+        {"context_video": with_nan(rand(25, 8, 12, 3))},
+        r"expected context_video as floats in 0\.\.1, got torch.float32 from nan to nan: divide 8-bit frames by 255",
+    ),
+    "NaN in the path": (
+        {"camera_path": with_nan},
+        "expected finite numbers in camera_path, got NaN or infinity: check the file or path it came from",
+    ),
+    "scaled path": (
+        {"camera_path": scaled},
+        r"expected rigid c2w matrices in camera_path, got one that scales, shears or mirrors \(error .*\): check .*",
+    ),
+    "path of 8 poses": (
+        {"camera_path": lambda path: path[:, :8]},
+        r"expected camera_path of shape \(M, 4k\+1, 4, 4\), k > 0, got \(2, 8, 4, 4\): give that many poses",
+    ),
+    "path of one pose": (
+        {"camera_path": lambda path: path[:, :1]},
+        r"expected camera_path of shape \(M, 4k\+1, 4, 4\), k > 0, got \(2, 1, 4, 4\): give that many poses",
+    ),
+    "path without batch": (
+        {"camera_path": lambda path: path[0]},
+        r"expected camera_path of shape \(M, 4k\+1, 4, 4\), k > 0, got \(9, 4, 4\): give that many poses",
+    ),
+    "path of 3x4 matrices": (
+        {"camera_path": lambda path: path[..., :3, :]},
+        r"expected camera_path to end in shape \(4, 4\), got \(2, 9, 3, 4\): pass c2w matrices",
+    ),
+    "more paths than start frames": (
+        {"start_frame": rand(1, 8, 12, 3)},
+        "expected a start_frame for each camera_path, got 1 and 2: pass as many of both",
+    ),
+    "too short a context": (
+        {"context_video": rand(12, 8, 12, 3)},
+        r"expected 0 to 3 context latents \(context_video holds 3 of 4 frames each\), got 4: ask for fewer .*",
+    ),
+    "fewer than no context latents": (
+        {"num_context_latents": -1},
+        "expected 0 to .* context latents .*, got -1: ask for fewer or use a longer video",
+    ),
+    "no steps": (
+        {"num_inference_steps": 0},
+        "expected num_inference_steps of 1 or more, got 0: ask for some",
+    ),
+    "too long a path": (
+        {"camera_path": lambda path: path[:, :1].expand(-1, 4 * 1013 + 1, -1, -1)},
+        "expected time indices below 1024 for context video, gap and path, got up to 1024: shorten them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_inputs_are_refused_before_anything_is_computed(make, inputs, name):
+    changes, message = REFUSED[name]
+    changes = {key: value(inputs[key]) if callable(value) else value for key, value in changes.items()}
+    pipeline, generator, calls = make(), seeded(), []
+    for block in pipeline.transformer.blocks:
+        block.register_forward_hook(lambda *_: calls.append(1))
+    before, timesteps = generator.get_state(), pipeline.scheduler.timesteps
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        pipeline(**inputs | changes, generator=generator)
+    assert calls == []
+    assert torch.equal(generator.get_state(), before)
+    assert pipeline.scheduler.timesteps is timesteps
+
+
+def test_the_longest_path_that_fits_is_taken(make, inputs):
+    """25 frames of context, a gap of 4 and latents up to index 1023."""
+    path = inputs["camera_path"][:, :1].expand(-1, 4 * 1012 + 1, -1, -1)
+    make().check_inputs(inputs["context_video"], inputs["start_frame"], path, 4, 1)
+
+
+def test_a_model_without_a_fixed_size_takes_multiples_of_its_patches(make, inputs):
+    pipeline = make(position_size=None, patch_size=(1, 2, 2))
+    inputs |= {"context_video": rand(25, 16, 8, 3), "start_frame": rand(2, 16, 8, 3)}
+    assert pipeline(**inputs).frames.shape == (2, 9, 16, 8, 3)
+    inputs |= {"context_video": rand(25, 16, 12, 3), "start_frame": rand(2, 16, 12, 3)}
+    with pytest.raises(ValueError, match=r"^expected start_frame in multiples of 8x8 pixels \(H x W\), got shape"):
+        pipeline(**inputs)
+    fixed = make(position_size=(2, 1), patch_size=(1, 2, 2))
+    inputs |= {"context_video": rand(25, 16, 8, 3), "start_frame": rand(2, 16, 8, 3)}
+    assert fixed(**inputs).frames.shape == (2, 9, 16, 8, 3)

@@ -1,0 +1,41 @@
+"""``python -m v4s_lib.evaluation --task navigation --preset small``: score shipped or own weights on test rooms."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from v4s_lib.evaluation.results import navigation_results, print_table, save_results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation", description=__doc__)
+    parser.add_argument("--task", choices=["navigation"], default="navigation")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
+    parser.add_argument("--first-frame-only", type=Path, help="folder of the baseline (default: the shipped one, if any)")
+    parser.add_argument("--split", default="test", choices=["validation", "test"], help="choose settings on validation only")
+    parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
+    parser.add_argument("--camera-episodes", type=int, default=64, help="of these, for camera following (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling noise and the context (default: 0)")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
+    args = parser.parse_args(arguments)
+    try:
+        results = navigation_results(
+            args.preset, args.weights, args.first_frame_only, args.split, args.episodes, args.camera_episodes, args.seed,
+            args.store,
+        )
+        if args.json:
+            save_results(results, args.json)
+    except KeyboardInterrupt:
+        print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print_table(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Results with their provenance: what was scored, with which weights, from which commit."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from diffusers import ModelMixin
+
+from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
+from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.training.weights import load_pipeline
+
+RESULTS = MANIFESTS / "results"
+
+
+def navigation_results(
+    preset_name: str,
+    weights: Path | None = None,
+    first_frame_only: Path | None = None,
+    split: str = "test",
+    episodes: int = 128,
+    camera_episodes: int = 64,
+    seed: int = 0,
+    store: Path = Path("runs/evaluation"),
+) -> dict[str, Any]:
+    """Score a preset on navigation; the keys are those of DESIGN §8, with ``gain`` for the paired differences."""
+    preset = get_preset(preset_name)
+    models = load_models(preset, weights, first_frame_only)
+    digest = weights_digest(models)
+    lines = score_all(
+        lambda index: score_episode(models, preset, split, index, seed),
+        episodes,
+        store / f"navigation-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+    )
+    return {
+        "task": "navigation",
+        "preset": preset.name,
+        "split": split,
+        "weights_sha256": digest,
+        "commit": current_commit(),
+        "seed": seed,
+        "episodes": episodes,
+        "guidance_scale": preset.guidance_scale,
+        "inference_steps": preset.inference_steps,
+        "rows": table(lines),
+        "gain": context_gain(lines),
+        "per_episode": {method: [line["methods"][method]["psnr_recall"] for line in lines] for method in lines[0]["methods"]},
+    }
+
+
+def load_models(preset: Preset, weights: Path | None = None, first_frame_only: Path | None = None) -> Models:
+    """The pipelines to compare; the first-frame-only one is left out where there is none."""
+    ours = load_pipeline(preset, weights)
+    shipped = MANIFESTS / "weights" / preset.name / "first_frame_only"
+    if first_frame_only is not None:
+        return Models(ours, load_pipeline(preset, first_frame_only))
+    if weights is None and shipped.is_dir():
+        return Models(ours, load_pipeline(preset, variant="first_frame_only"))
+    return Models(ours)
+
+
+def weights_digest(models: Models) -> str:
+    """sha256 over all parameters of the compared transformers."""
+    digest = hashlib.sha256()
+    for pipeline in (models.ours, models.first_frame_only):
+        if pipeline is not None:
+            _hash_parameters(pipeline.transformer, digest)
+    return digest.hexdigest()
+
+
+def _hash_parameters(model: ModelMixin, digest) -> None:
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+
+
+def current_commit() -> str:
+    """The commit of the code, or "unknown" outside a git checkout."""
+    command = ["git", "-C", str(MANIFESTS), "rev-parse", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def save_results(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON, beside and then in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".writing")
+    beside.write_text(json.dumps(results, indent=1) + "\n")
+    beside.replace(path)
+
+
+def load_results(name: str) -> dict[str, Any]:
+    """The committed results of that name, such as "navigation_small"."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json"))) or "none yet"
+        raise FileNotFoundError(f"expected stored results out of: {known}; got {name!r}: run the evaluation first")
+    return json.loads(path.read_text())
+
+
+def markdown_table(results: dict[str, Any], metrics: list[str]) -> str:
+    """The rows as a table, a method a line: mean [95% interval]."""
+    cells: dict[str, dict[str, str]] = {}
+    units = {}
+    for row in results["rows"]:
+        if row["metric"] in metrics:
+            units[row["metric"]] = row["unit"]
+            cells.setdefault(row["method"], {})[row["metric"]] = _cell(row)
+    lines = ["| method | " + " | ".join(f"{m} ({units[m]})" for m in metrics if m in units) + " |"]
+    lines.append("|---" * (1 + sum(m in units for m in metrics)) + "|")
+    for method, values in cells.items():
+        lines.append(f"| {method} | " + " | ".join(values.get(m, "–") for m in metrics if m in units) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["mean"] is None:
+        return "–"
+    interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    failed = f" ({row['failed']} failed)" if row["failed"] else ""
+    return f"{row['mean']:.2f}{interval}{failed}"
+
+
+def print_table(results: dict[str, Any]) -> None:
+    print(markdown_table(results, ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]))
+    for pair, gain in results["gain"].items():
+        print(f"psnr_recall, {pair}: {gain['mean']:+.2f} dB [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}")

@@ -1,0 +1,118 @@
+"""Plots that notebooks share: a room from above, training curves, attention patterns.
+
+Every figure is drawn without pyplot's global state and returned as one compressed picture.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import IPython.display
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+from PIL import Image
+from torch import Tensor
+
+from v4s_lib.viewing.sheets import BORDERS, picture
+from v4s_lib.worlds.scenes import Scenes
+
+ORANGE, BLUE, GREY = (tuple(value / 255 for value in BORDERS[role]) for role in ("context", "generated", "truth"))
+ARROWS = 12  # viewing directions drawn along a path
+
+
+def show(figure: Figure) -> IPython.display.Image:
+    """A figure as a compressed picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    return picture(Image.open(buffer).convert("RGB"))
+
+
+def top_view(scenes: Scenes, paths: dict[str, Tensor], room: int = 0) -> IPython.display.Image:
+    """A room from above: furniture, objects with their names, the free middle, and camera paths.
+
+    Args:
+        scenes: a batch of rooms.
+        paths: label to c2w (F, 4, 4); a label that begins with "scan" is drawn orange, any other blue.
+        room: which of the rooms.
+    """
+    figure = Figure(figsize=(5.5, 5.5))
+    axes = figure.add_subplot(aspect="equal", xlabel="x, metres", ylabel="y, metres")
+    width, depth, _ = scenes.room[room].tolist()
+    axes.add_patch(Rectangle((0, 0), width, depth, facecolor="#f4f1ea", edgecolor="black", linewidth=2))
+    _draw_things(axes, scenes, room)
+    low, high = scenes.free_min[room].tolist(), scenes.free_max[room].tolist()
+    size = (high[0] - low[0], high[1] - low[1])
+    axes.add_patch(Rectangle(low, *size, fill=False, edgecolor="black", linestyle=":", label="free middle"))
+    for label, c2w in paths.items():
+        _draw_path(axes, c2w, ORANGE if label.startswith("scan") else BLUE, label)
+    axes.set(xlim=(-0.1, width + 0.1), ylim=(-0.1, depth + 0.1))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
+    return show(figure)
+
+
+def _draw_things(axes: Axes, scenes: Scenes, room: int) -> None:
+    """Footprints of the furniture's boxes, and a disc and a name for each object."""
+    objects = {item.instance for item in scenes.objects[room]}
+    for center, half, color, instance in zip(
+        scenes.center[room], scenes.half[room], scenes.color[room], scenes.instance[room].tolist(), strict=True
+    ):
+        if instance >= 0 and instance not in objects:  # empty slots carry -1
+            corner, size = (center - half)[:2].tolist(), (2 * half)[:2].tolist()
+            axes.add_patch(Rectangle(corner, *size, facecolor=color.tolist(), edgecolor="black", linewidth=0.5))
+    for item in scenes.objects[room]:
+        first = (scenes.instance[room] == item.instance).nonzero()[0, 0]
+        place = [(low + high) / 2 for low, high in zip(item.box_min[:2], item.box_max[:2], strict=True)]
+        radius = (item.box_max[0] - item.box_min[0]) / 2
+        color = scenes.color[room, first].tolist()
+        axes.add_patch(Circle(place, radius, facecolor=color, edgecolor="black", linewidth=1))
+        axes.annotate(item.label, place, fontsize=7, ha="center", va="center")
+
+
+def _draw_path(axes: Axes, c2w: Tensor, color: tuple[float, ...], label: str) -> None:
+    """The path, its start as a dot, and the direction of view at a few places."""
+    x, y = c2w[:, 0, 3].tolist(), c2w[:, 1, 3].tolist()
+    axes.plot(x, y, color=color, linewidth=2, label=label)
+    axes.plot(x[:1], y[:1], "o", color=color)
+    some = c2w[torch.linspace(0, len(c2w) - 1, ARROWS).round().long()]
+    axes.quiver(
+        some[:, 0, 3], some[:, 1, 3], some[:, 0, 2], some[:, 1, 2],
+        color=color, angles="xy", scale_units="xy", scale=3, width=0.004,
+    )  # fmt: skip
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a training's ``log.jsonl``."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def training_curves(log: list[dict]) -> IPython.display.Image:
+    """Loss by step, and on the right ``psnr_recall`` of the validation rooms under the three conditions."""
+    figure = Figure(figsize=(9, 3.2), layout="tight")
+    left = figure.add_subplot(1, 2, 1, xlabel="step", ylabel="loss", yscale="log")
+    losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
+    left.plot(*zip(*losses, strict=True), color="black", linewidth=0.7)
+    right = figure.add_subplot(1, 2, 2, xlabel="step", ylabel="psnr_recall, dB")
+    colors = {"ours": BLUE, "other_context": ORANGE, "no_context": GREY}
+    for name, color in colors.items():
+        points = [(line["step"], line[f"psnr_recall_{name}"]) for line in log if f"psnr_recall_{name}" in line]
+        right.plot(*zip(*points, strict=True), ".-", color=color, label=name)
+    right.legend(frameon=False)
+    return show(figure)
+
+
+def attention_patterns(context: int, target: int) -> IPython.display.Image:
+    """Which latents (rows) attend to which (columns), for ``context`` and ``target`` latents: two-way and one-way."""
+    figure = Figure(figsize=(6.5, 3), layout="tight")
+    total = context + target
+    for place, name in enumerate(("two_way", "one_way"), start=1):
+        axes = figure.add_subplot(1, 2, place, title=name, xlabel="keys: latents", ylabel="queries: latents")
+        pattern = torch.ones(total, total, 3) * torch.tensor(BLUE)
+        pattern[:, :context] = torch.tensor(ORANGE)
+        if name == "one_way":
+            pattern[:context, context:] = 1.0
+        axes.imshow(pattern, extent=(0, total, total, 0))
+        axes.axhline(context, color="black", linewidth=0.8)
+        axes.axvline(context, color="black", linewidth=0.8)
+    return show(figure)
