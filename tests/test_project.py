@@ -108,3 +108,10 @@ def test_committed_files_are_small():
     too_large = [str(path.relative_to(ROOT)) for path, size in sizes.items() if size > 16 * MIB]
     assert too_large == []
     assert sum(size for path, size in sizes.items() if path.suffix == ".safetensors") <= 40 * MIB
+
+
+def test_the_readme_shows_the_stored_results():
+    from v4s_lib.evaluation.readme import README, with_tables
+
+    text = README.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run python -m v4s_lib.evaluation.readme"

@@ -38,4 +38,3 @@ def navigation_episode(split: str, index: int, task: RoomTask, scan_latents: int
     renders = [render_many(scenes, c2w, task) for c2w in (scan, target)]
     first, second = (Render(part.rgb[0], part.depth[0], part.instance[0]) for part in renders)
     return NavigationEpisode(scenes, first, scan[0], second, target[0])
-

@@ -12,8 +12,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=["navigation"], default="navigation")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
-    parser.add_argument("--first-frame-only", type=Path, help="folder of the baseline (default: the shipped one, if any)")
-    parser.add_argument("--split", default="test", choices=["validation", "test"], help="choose settings on validation only")
+    parser.add_argument(
+        "--first-frame-only", type=Path, help="folder of the baseline (default: the shipped one, if any)"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=["validation", "test"], help="choose settings on validation only"
+    )
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
     parser.add_argument("--camera-episodes", type=int, default=64, help="of these, for camera following (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise and the context (default: 0)")
@@ -22,7 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         results = navigation_results(
-            args.preset, args.weights, args.first_frame_only, args.split, args.episodes, args.camera_episodes, args.seed,
+            args.preset,
+            args.weights,
+            args.first_frame_only,
+            args.split,
+            args.episodes,
+            args.camera_episodes,
+            args.seed,
             args.store,
         )
         if args.json:

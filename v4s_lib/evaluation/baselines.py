@@ -6,8 +6,8 @@ Every method is handed the start frame, so each of these returns it as frame 0.
 import torch
 from torch import Tensor
 
-from v4s_lib.worlds.visibility import covisibility
 from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.visibility import covisibility
 
 
 def repeat_start(start: Tensor, frames: int) -> Tensor:

@@ -34,8 +34,15 @@ class Models:
     first_frame_only: Video4SpatialPipeline | None = None
 
 
-def sample_clips(pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode, preset: Preset,
-                 seed: int, count: int, latents: int) -> tuple[Tensor, Tensor]:
+def sample_clips(
+    pipeline: Video4SpatialPipeline,
+    context: Tensor | None,
+    episode: NavigationEpisode,
+    preset: Preset,
+    seed: int,
+    count: int,
+    latents: int,
+) -> tuple[Tensor, Tensor]:
     """``count`` samples (count, F, H, W, 3) of one episode, and the context latents they used."""
     output = pipeline(
         context,
@@ -49,7 +56,9 @@ def sample_clips(pipeline: Video4SpatialPipeline, context: Tensor | None, episod
     return output.frames, output.context_index
 
 
-def episode_clips(models: Models, preset: Preset, split: str, index: int, seed: int) -> tuple[NavigationEpisode, dict, Tensor]:
+def episode_clips(
+    models: Models, preset: Preset, split: str, index: int, seed: int
+) -> tuple[NavigationEpisode, dict, Tensor]:
     """All methods' clips (F, H, W, 3) of one episode, with the frames of the context that was drawn."""
     episode = navigation_episode(split, index, preset.task)
     other = navigation_episode(split, index + OTHER_ROOM, preset.task)
@@ -70,8 +79,13 @@ def episode_clips(models: Models, preset: Preset, split: str, index: int, seed: 
     clips["repeat"] = repeat_start(start, length)
     clips["context_mean"] = context_mean(start, scan.rgb[frames], length)
     clips["nearest_true_pose"] = nearest_true_pose(
-        start, scan.rgb[frames], scan.depth[frames], episode.scan_c2w[frames],
-        episode.target.depth, episode.target_c2w, preset.task.camera,
+        start,
+        scan.rgb[frames],
+        scan.depth[frames],
+        episode.scan_c2w[frames],
+        episode.target.depth,
+        episode.target_c2w,
+        preset.task.camera,
     )
     return episode, clips, frames
 
@@ -83,7 +97,11 @@ def score_episode(models: Models, preset: Preset, split: str, index: int, seed: 
     """Every picture measure of every method for one episode."""
     episode, clips, frames = episode_clips(models, preset, split, index, seed)
     known = partition(
-        episode.target.depth, episode.target_c2w, episode.scan.depth[frames], episode.scan_c2w[frames], preset.task.camera
+        episode.target.depth,
+        episode.target_c2w,
+        episode.scan.depth[frames],
+        episode.scan_c2w[frames],
+        preset.task.camera,
     )
     return {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from diffusers import ModelMixin
 
 from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -47,7 +47,9 @@ def navigation_results(
         "inference_steps": preset.inference_steps,
         "rows": table(lines),
         "gain": context_gain(lines),
-        "per_episode": {method: [line["methods"][method]["psnr_recall"] for line in lines] for method in lines[0]["methods"]},
+        "per_episode": {
+            method: [line["methods"][method]["psnr_recall"] for line in lines] for method in lines[0]["methods"]
+        },
     }
 
 
@@ -75,13 +77,6 @@ def _hash_parameters(model: ModelMixin, digest) -> None:
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-
-
-def current_commit() -> str:
-    """The commit of the code, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(MANIFESTS), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
 
 
 def save_results(results: dict[str, Any], path: Path) -> None:

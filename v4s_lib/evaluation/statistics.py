@@ -49,7 +49,7 @@ def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval
     """
     values, scenes = np.asarray(values, np.float64), np.asarray(scenes)
     if values.ndim != 1 or values.shape != scenes.shape:
-        raise ValueError(f"expected one value and one scene an episode, got {values.shape} and {scenes.shape}: match them")
+        raise ValueError(f"expected a value and a scene an episode, got {values.shape} and {scenes.shape}: match them")
     if np.isinf(values).any():
         raise ValueError("expected finite values or NaN, got infinity: give the measure a ceiling")
     counted = ~np.isnan(values)
@@ -69,7 +69,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, scenes: np.ndarray,
     """Mean of ``first - second`` (E,) over the episodes that both methods have a value for, and its interval."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape:
-        raise ValueError(f"expected the same episodes of both methods, got {first.shape} and {second.shape}: align them")
+        raise ValueError(f"expected the same episodes of both, got {first.shape} and {second.shape}: align them")
     return bootstrap(first - second, scenes, seed)
 
 

@@ -7,6 +7,7 @@ for the poses or the depth of the context: the model is given video alone (claim
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
@@ -185,7 +186,9 @@ class Video4SpatialPipeline(DiffusionPipeline):
         conditional["camera_path"] = path
         unconditional = self._branch(noise, context_index, True) if guidance_scale != 1 else None
         # 5. Denoise the moving latents
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
+        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
+        self.scheduler.set_timesteps(sigmas=sigmas, device=device)
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             sigma = self.scheduler.sigmas[step].item()
             times = timestep.expand(len(latents))

@@ -19,10 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="folder of a trained transformer to start from")
     parser.add_argument("--no-context", action="store_true", help="train a first-frame-only model, the baseline")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
-    parser.add_argument("--restart", action="store_true", help="ignore checkpoints in the output folder")
+    parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
     args = parser.parse_args(arguments)
     try:
-        changes = {"steps": args.steps} if args.steps else {}
+        changes = {} if args.steps is None else {"steps": args.steps}
         if args.no_compile:
             changes["compile"] = False
         if args.no_context:
@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
         weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)
     except KeyboardInterrupt:
-        print(f"interrupted: a checkpoint is saved in {out}; run the same command to go on", file=sys.stderr)
+        print("interrupted: run the same command to go on from the last checkpoint", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 2
     print(weights)

@@ -1,8 +1,8 @@
 """Checkpoints that survive a crash, a kill and a full disk.
 
-A checkpoint is written to a folder beside its place, listed file by file with sha256, and only then renamed; older
-ones are deleted after that. What has no list, or does not match it, is not a checkpoint (TRAPS: accelerate deletes
-before it writes and leaves no mark of completeness).
+A checkpoint is written to a folder beside its place, listed file by file with sha256, and only then renamed; others
+are deleted after that. What has no list, or does not match it, is not a checkpoint (TRAPS: accelerate deletes before
+it writes and leaves no mark of completeness).
 """
 
 import json
@@ -10,36 +10,51 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from v4s_lib.data.files import sha256
 
 LIST = "complete.json"
 
 
-def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
-    """Let ``write`` fill a folder, then make it ``root/checkpoint-STEP`` and delete all but the ``keep`` newest.
+def write_folder(place: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a folder beside ``place`` and give it that name when it is complete, in the old one's stead.
 
-    Raises ``OSError`` with one sentence when the disk is full or ``write`` fails; nothing half-written stays and the
-    older checkpoints are untouched.
+    Raises ``OSError`` with one sentence when the disk is full or ``write`` fails; nothing half-written stays, and what
+    was at ``place`` is still there.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    place, beside = root / f"checkpoint-{step:07d}", root / f".writing-{step:07d}"
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = place.with_name(f".{place.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     try:
-        beside.mkdir()
+        beside.mkdir(parents=True)
         write(beside)
-        files = sorted(path for path in beside.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(beside)): sha256(path) for path in files}
-        (beside / LIST).write_text(json.dumps({"step": step, "files": hashes}, indent=1))
-    except (OSError, RuntimeError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        beside.rename(place)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors tell of a full disk each its way
+        reason = " ".join(str(error).split())
+        raise OSError(f"expected to write {place}, got {reason}: free disk space and run the command again") from error
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(
-            f"expected to save checkpoint {step} in {root}, got {error}: free disk space and resume; "
-            "the checkpoints before it are intact"
-        ) from error
-    shutil.rmtree(place, ignore_errors=True)
-    beside.rename(place)
-    for old in list_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+    return place
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
+    """Let ``write`` fill ``root/checkpoint-STEP``, then delete all but it and the ``keep - 1`` before it.
+
+    Later ones are torn, or of a run that was left for this one. Raises ``OSError`` as ``write_folder`` does; the other
+    checkpoints are then untouched.
+    """
+
+    def write_and_list(folder: Path) -> None:
+        write(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+        (folder / LIST).write_text(json.dumps({"step": step, "files": hashes}, indent=1))
+
+    place = write_folder(root / f"checkpoint-{step:07d}", write_and_list)
+    kept = [path for path in list_checkpoints(root) if path <= place][-keep:]
+    for other in {*root.glob("checkpoint-*"), *root.glob(".checkpoint-*.part")} - set(kept):
+        shutil.rmtree(other)
     return place
 
 
@@ -50,8 +65,12 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest checkpoint whose files match their list, or None when there is none."""
-    for place in reversed(list_checkpoints(root)):
-        files = json.loads((place / LIST).read_text())["files"]
-        if all((place / name).is_file() and sha256(place / name) == value for name, value in files.items()):
-            return place
-    return None
+    return next((place for place in reversed(list_checkpoints(root)) if _is_whole(place)), None)
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        files = json.loads((place / LIST).read_bytes())["files"]
+    except (ValueError, KeyError):  # the list itself is torn
+        return False
+    return all((place / name).is_file() and sha256(place / name) == value for name, value in files.items())

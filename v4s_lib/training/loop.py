@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint
+from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
+from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import flow_matching_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
@@ -57,32 +60,41 @@ def train(
         preset: what to train.
         out_dir: folder for ``log.jsonl``, pictures, checkpoints and, at the end, the weights in ``weights/``.
         seed: of the initial weights, the rooms and the noise.
-        resume: go on from the newest checkpoint in ``out_dir``.
+        resume: go on from the newest checkpoint in ``out_dir``; otherwise begin again, and delete the checkpoints that
+            are there once there is a new one.
         stop_at: stop (and save) after this many steps in all; None trains to ``preset.steps``.
         init: folder of a trained transformer to start from.
         progress: show a progress bar.
 
     Returns:
         the folder of the averaged (EMA) weights.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the step under way was finished and saved. A second Ctrl-C does not wait for that.
+        FloatingPointError: the loss is not finite; the model is as it was before.
+        OSError: the disk is full; the checkpoints before are intact.
+        ValueError: steps below 1, or settings that differ from the checkpoint's or the initial weights'.
     """
+    last = preset.steps if stop_at is None else min(preset.steps, stop_at)
+    if last < 1:
+        raise ValueError(f"expected to train for 1 step or more, got {last}: ask for more steps")
     accelerator = Accelerator(mixed_precision=preset.mixed_precision)
-    run = _Run(preset, out_dir, seed, accelerator, init)
-    if resume:
-        run.resume()
-    last = min(preset.steps, stop_at or preset.steps)
-    bar = tqdm(range(run.step, last), initial=run.step, total=last, disable=not progress, desc=f"train {preset.name}")
-    try:
-        with _fast_attention(accelerator):
-            for _ in bar:
-                bar.set_postfix(loss=f"{run.train_step():.4f}")
-                if run.step % preset.validate_every == 0 or run.step == last:
-                    run.validate()
-                if run.step % preset.save_every == 0:
-                    run.save()
-    except KeyboardInterrupt:
+    with Interrupt() as interrupt, _fast_attention(accelerator):
+        run = _Run(preset, out_dir, seed, accelerator, init)
+        run.begin(resume)
+        steps = range(run.step, last)
+        bar = tqdm(steps, initial=run.step, total=last, disable=not progress, desc=f"train {preset.name}")
+        for _ in bar:
+            if interrupt.asked:
+                break
+            bar.set_postfix(loss=f"{run.train_step():.4f}")
+            if run.step % preset.validate_every == 0 or run.step == last:
+                run.validate()
+            if run.step % preset.save_every == 0 and run.step != last:
+                run.save()
         run.save()
-        raise
-    run.save()
+    if interrupt.asked:
+        raise KeyboardInterrupt
     return run.export()
 
 
@@ -92,10 +104,7 @@ class _Run:
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
         torch.manual_seed(seed)
-        if init is None:
-            model = ContextVideoTransformer(**preset.model)
-        else:
-            model = ContextVideoTransformer.from_pretrained(init)
+        model = ContextVideoTransformer(**preset.model) if init is None else _initial_model(preset, Path(init))
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
         optimizers = make_optimizers(model, preset)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -120,6 +129,11 @@ class _Run:
                 group["lr"] = rate * factor
         with self.accelerator.autocast():
             loss = flow_matching_loss(self.model, sample, self.preset.loss, noise)
+        value = self.accelerator.gather(loss.detach()).mean().item()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rates and resume"
+            )
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -127,9 +141,6 @@ class _Run:
             optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         self.step += 1
-        value = self.accelerator.gather(loss.detach()).mean().item()
-        if not torch.isfinite(loss.detach()):
-            raise FloatingPointError(f"expected a finite loss, got {value} at step {self.step}: lower the learning rates")
         self.log({"loss": value, "gradient_norm": float(norm), "rate": factor})
         return value
 
@@ -167,15 +178,27 @@ class _Run:
         def write(folder: Path) -> None:
             self.accelerator.save_state(str(folder), safe_serialization=True)
             torch.save(self.ema.state_dict(), folder / "ema.pt")
-            (folder / "run.json").write_text(json.dumps({"step": self.step, "contract": self.contract()}))
+            state = {"step": self.step, "commit": current_commit(), "contract": self.contract()}
+            (folder / "run.json").write_text(json.dumps(state))
 
-        save_checkpoint(self.out_dir / "checkpoints", self.step, write)
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.out_dir / "checkpoints", self.step, write)
+        self.accelerator.wait_for_everyone()
 
-    def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one; drop log lines that came after it."""
-        place = latest_checkpoint(self.out_dir / "checkpoints")
-        if place is None:
-            return
+    def begin(self, resume: bool) -> None:
+        """Go on from the newest whole checkpoint, if that is wanted and there is one; drop log lines after it."""
+        place = latest_checkpoint(self.out_dir / "checkpoints") if resume else None
+        if place is not None:
+            self._load(place)
+        log = self.out_dir / "log.jsonl"
+        if self.accelerator.is_main_process and log.is_file():
+            whole = [line for line in log.read_text().splitlines() if line.endswith("}")]  # a kill can tear the last
+            kept = [line + "\n" for line in whole if json.loads(line)["step"] <= self.step]
+            beside = log.with_suffix(".part")
+            beside.write_text("".join(kept))
+            beside.replace(log)
+
+    def _load(self, place: Path) -> None:
         state = json.loads((place / "run.json").read_text())
         differing = [name for name, value in self.contract().items() if state["contract"][name] != value]
         if differing:
@@ -186,19 +209,30 @@ class _Run:
         self.accelerator.load_state(str(place))
         self.ema.load_state_dict(torch.load(place / "ema.pt", map_location=self.accelerator.device, weights_only=True))
         self.step = state["step"]
-        log = self.out_dir / "log.jsonl"
-        if log.is_file():
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(line + "\n" for line in lines))
 
     def export(self) -> Path:
-        """Write the averaged weights as safetensors, beside and then in place."""
-        place, beside = self.out_dir / "weights", self.out_dir / ".weights"
-        with self.averaged() as model:
-            model.save_pretrained(beside, safe_serialization=True)
-        shutil.rmtree(place, ignore_errors=True)
-        beside.rename(place)
+        """Write the averaged weights as safetensors."""
+        place = self.out_dir / "weights"
+        if self.accelerator.is_main_process:
+            with self.averaged() as model:
+                write_folder(place, lambda folder: model.save_pretrained(folder, safe_serialization=True))
+        self.accelerator.wait_for_everyone()
         return place
+
+
+def _initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
+    """Trained weights to start from; they must be of the preset's model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
+    model = ContextVideoTransformer.from_pretrained(folder)
+    wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
+    differing = [name for name, value in wanted.items() if model.config[name] not in (value, preset.model[name])]
+    if differing:
+        raise ValueError(
+            f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
+            "start from another model or change the preset"
+        )
+    return model.train()
 
 
 def can_compile(accelerator: Accelerator) -> bool:

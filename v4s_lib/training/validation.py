@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
-from v4s_lib.data.windows import grouped_frames
+from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.weights import make_pipeline
@@ -29,42 +29,51 @@ class Validation:
         self.episodes: list[NavigationEpisode] = []
 
     def scores(self, model: nn.Module, picture: Path | None = None) -> dict[str, float]:
-        """``psnr_recall`` in dB of each condition, mean over episodes; writes a contact sheet to ``picture``."""
+        """``psnr_recall`` in dB of each condition, mean over the episodes that have something to recall.
+
+        Writes a contact sheet to ``picture``.
+        """
         if not self.episodes:
             rooms = range(self.preset.validation_rooms)
             self.episodes = [navigation_episode("validation", i, self.preset.task) for i in rooms]
         pipeline = make_pipeline(model, self.preset)
-        totals = dict.fromkeys(CONDITIONS, 0.0)
-        rows = []
+        values, rows = {name: [] for name in CONDITIONS}, []
         for i, episode in enumerate(self.episodes):
             other = self.episodes[(i + 1) % len(self.episodes)]
             contexts = {"ours": episode.scan.rgb, "other_context": other.scan.rgb, "no_context": None}
             clips = {name: self._sample(pipeline, context, episode) for name, context in contexts.items()}
-            mask = self._recalled(episode, clips["ours"][1])
-            for name, (clip, _) in clips.items():
-                totals[name] += masked_psnr(clip, episode.target.rgb, mask) / len(self.episodes)
-            rows.append([episode.scan.rgb, episode.target.rgb, *(clips[name][0] for name in CONDITIONS)])
+            mask = self._recalled(episode)
+            for name, clip in clips.items():
+                values[name] += [masked_psnr(clip, episode.target.rgb, mask)] if mask.any() else []
+            rows.append([episode.scan.rgb, episode.target.rgb, *clips.values()])
         if picture is not None:
             save_sheet(rows[:4], picture)
-        return {f"psnr_recall_{name}": round(value, 3) for name, value in totals.items()}
+        return {f"psnr_recall_{name}": round(sum(psnr) / len(psnr), 3) for name, psnr in values.items() if psnr}
 
-    def _recalled(self, episode: NavigationEpisode, context_index: Tensor) -> Tensor:
-        """Pixels (F, H, W) that the context saw and the start frame did not."""
-        frames = grouped_frames(context_index).flatten().unique()
+    def _recalled(self, episode: NavigationEpisode) -> Tensor:
+        """Pixels (F, H, W) that the context saw and the start frame did not; also for a model that is given none."""
+        latents = (len(episode.scan.rgb) - 1) // 4 + 1
+        index = sample_context(latents, self.preset.task.context_latents, _generator())
+        frames = grouped_frames(index).flatten().unique()
         camera = self.preset.task.camera
         depth, c2w = episode.scan.depth[frames], episode.scan_c2w[frames]
         return partition(episode.target.depth, episode.target_c2w, depth, c2w, camera).recalled
 
-    def _sample(self, pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode) -> tuple:
+    def _sample(self, pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode) -> Tensor:
         output = pipeline(
             context,
             episode.target.rgb[:1],
             episode.target_c2w[None],
             num_context_latents=self.preset.task.context_latents if self.preset.loss.use_context else 0,
             num_inference_steps=STEPS,
-            generator=torch.Generator().manual_seed(0),
+            generator=_generator(),
         )
-        return output.frames[0], output.context_index
+        return output.frames[0]
+
+
+def _generator() -> torch.Generator:
+    """The same for all samples; the pipeline draws its context latents from it first."""
+    return torch.Generator().manual_seed(0)
 
 
 def masked_psnr(clip: Tensor, truth: Tensor, mask: Tensor) -> float:

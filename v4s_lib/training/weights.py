@@ -25,8 +25,8 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
     """The pipeline of a preset with shipped weights, or with those in the folder ``weights``.
 
     ``smoke`` ships none: it gets untrained weights from seed 0, which show nothing but that the code runs.
-    ``variant`` is "ours" or "first_frame_only". Shipped files are checked against ``data_manifests/weights_PRESET.yaml``:
-    a missing file or a flipped byte raises one sentence.
+    ``variant`` is "ours" or "first_frame_only". Shipped files are checked against their manifest, ``weights_PRESET``: a
+    missing file or a flipped byte raises one sentence.
     """
     preset = get_preset(preset) if isinstance(preset, str) else preset
     if weights is None and preset.name == "smoke":

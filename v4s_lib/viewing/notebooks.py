@@ -87,7 +87,9 @@ def execute(notebook: NotebookNode, name: str, timeout: int) -> Measured:
     Raises:
         ValueError: one sentence that names the cell which failed, took too long or ended the kernel.
     """
-    client = NotebookClient(notebook, timeout=timeout, store_widget_state=False, record_timing=False)
+    client = NotebookClient(
+        notebook, timeout=timeout, startup_timeout=timeout, store_widget_state=False, record_timing=False
+    )
     client.reset_execution_trackers()
     begin, place = time.perf_counter(), 0
     try:

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from v4s_lib.viewing.sheets import BORDERS, picture
+from v4s_lib.worlds.objects import COLORS
 from v4s_lib.worlds.scenes import Scenes
 
 ORANGE, BLUE, GREY = (tuple(value / 255 for value in BORDERS[role]) for role in ("context", "generated", "truth"))
 ARROWS = 12  # viewing directions drawn along a path
+NAME_BOX = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
 
 
 def show(figure: Figure) -> IPython.display.Image:
@@ -62,12 +64,10 @@ def _draw_things(axes: Axes, scenes: Scenes, room: int) -> None:
             corner, size = (center - half)[:2].tolist(), (2 * half)[:2].tolist()
             axes.add_patch(Rectangle(corner, *size, facecolor=color.tolist(), edgecolor="black", linewidth=0.5))
     for item in scenes.objects[room]:
-        first = (scenes.instance[room] == item.instance).nonzero()[0, 0]
         place = [(low + high) / 2 for low, high in zip(item.box_min[:2], item.box_max[:2], strict=True)]
         radius = (item.box_max[0] - item.box_min[0]) / 2
-        color = scenes.color[room, first].tolist()
-        axes.add_patch(Circle(place, radius, facecolor=color, edgecolor="black", linewidth=1))
-        axes.annotate(item.label, place, fontsize=7, ha="center", va="center")
+        axes.add_patch(Circle(place, radius, facecolor=COLORS[item.color], edgecolor="black", linewidth=1))
+        axes.text(*place, item.label, fontsize=7, ha="center", va="center", bbox=NAME_BOX)
 
 
 def _draw_path(axes: Axes, c2w: Tensor, color: tuple[float, ...], label: str) -> None:
@@ -91,15 +91,19 @@ def training_curves(log: list[dict]) -> IPython.display.Image:
     """Loss by step, and on the right ``psnr_recall`` of the validation rooms under the three conditions."""
     figure = Figure(figsize=(9, 3.2), layout="tight")
     left = figure.add_subplot(1, 2, 1, xlabel="step", ylabel="loss", yscale="log")
-    losses = [(line["step"], line["loss"]) for line in log if "loss" in line]
-    left.plot(*zip(*losses, strict=True), color="black", linewidth=0.7)
+    left.plot(*_series(log, "loss"), color="black", linewidth=0.7)
     right = figure.add_subplot(1, 2, 2, xlabel="step", ylabel="psnr_recall, dB")
     colors = {"ours": BLUE, "other_context": ORANGE, "no_context": GREY}
     for name, color in colors.items():
-        points = [(line["step"], line[f"psnr_recall_{name}"]) for line in log if f"psnr_recall_{name}" in line]
-        right.plot(*zip(*points, strict=True), ".-", color=color, label=name)
+        right.plot(*_series(log, f"psnr_recall_{name}"), ".-", color=color, label=name)
     right.legend(frameon=False)
     return show(figure)
+
+
+def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a key, where lines have it."""
+    lines = [line for line in log if key in line]
+    return [line["step"] for line in lines], [line[key] for line in lines]
 
 
 def attention_patterns(context: int, target: int) -> IPython.display.Image:

@@ -4,6 +4,7 @@ The border says what a frame is: context orange, generated blue, ground truth gr
 """
 
 import io
+import math
 from dataclasses import dataclass
 
 import IPython.display
@@ -66,9 +67,11 @@ def contact_sheet(strips: list[Strip], columns: int = 8, scale: int = 3) -> Imag
 def _row(strip: Strip, columns: int, scale: int) -> Image.Image:
     images = [to_image(frame, scale) for frame in evenly(strip.frames, columns)]
     width, height = images[0].width + 2 * BORDER, images[0].height + 2 * BORDER
-    row = Image.new("RGB", (len(images) * (width + SPACE) - SPACE, LABEL + height + SPACE), "white")
+    font = ImageFont.load_default(12)
+    total = max(len(images) * (width + SPACE) - SPACE, math.ceil(font.getlength(strip.label)))
+    row = Image.new("RGB", (total, LABEL + height + SPACE), "white")
     draw = ImageDraw.Draw(row)
-    draw.text((0, 1), strip.label, fill="black", font=ImageFont.load_default(12))
+    draw.text((0, 1), strip.label, fill="black", font=font)
     for column, image in enumerate(images):
         left = column * (width + SPACE)
         draw.rectangle((left, LABEL, left + width - 1, LABEL + height - 1), fill=BORDERS[strip.role])

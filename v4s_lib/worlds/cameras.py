@@ -37,7 +37,9 @@ class Camera:
         The first sample is the pixel's centre; see ``SAMPLE_OFFSETS`` for the others.
         """
         if samples not in SAMPLE_OFFSETS:
-            raise ValueError(f"expected samples to be one of {sorted(SAMPLE_OFFSETS)}, got {samples}: choose one of them")
+            raise ValueError(
+                f"expected samples to be one of {sorted(SAMPLE_OFFSETS)}, got {samples}: choose one of them"
+            )
         offsets = torch.tensor(SAMPLE_OFFSETS[samples], device=device) + 0.5
         x = torch.arange(self.width, device=device)[None, :, None] + offsets[:, 0]
         y = torch.arange(self.height, device=device)[:, None, None] + offsets[:, 1]

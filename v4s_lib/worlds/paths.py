@@ -35,7 +35,7 @@ def _uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, hig
 
 
 def _places(scenes: Scenes, generator: torch.Generator, count: int, reach: float) -> Tensor:
-    """``count`` camera positions (S, count, 3) in each free middle, at eye height, at most ``reach`` metres from its centre."""
+    """``count`` positions (S, count, 3) in each free middle, at eye height, within ``reach`` metres of its centre."""
     low, high = scenes.free_min.cpu()[:, None], scenes.free_max.cpu()[:, None]
     middle, extent = (low + high) / 2, ((high - low) / 2).clamp(max=reach)
     place = middle + extent * _uniform(generator, (len(scenes), count, 2), -1, 1)

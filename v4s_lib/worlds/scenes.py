@@ -112,14 +112,18 @@ class _Builder:
 
     def arrays(self) -> dict[str, np.ndarray]:
         empty = ((0.0, 0.0, -100.0), (1e-3, 1e-3, 1e-3), 1.0, (0.0, 0.0, 0.0), -1)
-        rows = [row for name, count in SLOTS.items() for row in self.parts[name] + [empty] * (count - len(self.parts[name]))]
+        rows = [
+            row for name, count in SLOTS.items() for row in self.parts[name] + [empty] * (count - len(self.parts[name]))
+        ]
         columns = list(zip(*rows, strict=True))
-        arrays = {name: np.asarray(columns[i], np.float32) for i, name in enumerate(("center", "half", "taper", "color"))}
+        arrays = {
+            name: np.asarray(columns[i], np.float32) for i, name in enumerate(("center", "half", "taper", "color"))
+        }
         return {**arrays, "instance": np.asarray(columns[4], np.int64)}
 
 
 def _place_furniture(builder: _Builder, rng: np.random.Generator, size: np.ndarray) -> list:
-    """Put one or two boxes along each wall; return (foot x, foot y, top z, clear radius) of those low enough to hold things."""
+    """Put one or two boxes along each wall; return (foot x, foot y, top z, clear radius) of the low ones."""
     tops = []
     instance = 6
     for wall in range(4):
@@ -166,7 +170,9 @@ def _place_objects(builder: _Builder, rng: np.random.Generator, size: np.ndarray
     return objects
 
 
-def _random_color(rng: np.random.Generator, low: float, high: float, saturation: float = 0.7) -> tuple[float, float, float]:
+def _random_color(
+    rng: np.random.Generator, low: float, high: float, saturation: float = 0.7
+) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, saturation), rng.uniform(low, high))
 
 
@@ -198,7 +204,8 @@ def _pattern(rng: np.random.Generator, base: tuple[float, float, float], contras
         "columns": column // (period // 2) % 2,
         "rows": row // (period // 2) % 2,
         "checks": (column // (period // 2) + row // (period // 2)) % 2,
-        "dots": ((column % period - period / 2 + 0.5) ** 2 + (row % period - period / 2 + 0.5) ** 2) < (period / 3) ** 2,
+        "dots": ((column % period - period / 2 + 0.5) ** 2 + (row % period - period / 2 + 0.5) ** 2)
+        < (period / 3) ** 2,
         "gradient": column / TEXELS,
         "dado": row < TEXELS // 3,
     }

@@ -1,0 +1,92 @@
+"""The navigation experiment end to end at `smoke`: resumable, tied to its weights, checked live."""
+
+import json
+
+import pytest
+import torch
+
+from v4s_lib.evaluation import navigation, reproduce, results
+from v4s_lib.evaluation.__main__ import main
+from v4s_lib.training.presets import get_preset
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Results of two smoke episodes, and the folder of the scored episodes."""
+    store = tmp_path_factory.mktemp("store")
+    return results.navigation_results("smoke", episodes=2, store=store), store
+
+
+def test_every_method_has_every_measure(scored):
+    rows = {(row["method"], row["metric"]) for row in scored[0]["rows"]}
+    methods = {"ours", "ours_mean", "no_context", "other_context", "repeat", "context_mean", "nearest_true_pose"}
+    assert {method for method, _ in rows} >= methods
+    assert all((method, metric) in rows for method in methods for metric in ("psnr_recall", "psnr", "ssim"))
+
+
+def test_interrupted_scoring_goes_on_and_never_scores_twice(tmp_path):
+    asked = []
+
+    def score(index):
+        asked.append(index)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {"ours": {"psnr": float(index)}}
+
+    with pytest.raises(KeyboardInterrupt):
+        navigation.score_all(score, 4, tmp_path / "episodes.jsonl", progress=False)
+    lines = navigation.score_all(score, 4, tmp_path / "episodes.jsonl", progress=False)
+    assert asked == [0, 1, 2, 2, 3]
+    assert [line["methods"]["ours"]["psnr"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_a_perfect_method_and_one_that_is_off_by_a_tenth_score_as_known():
+    episode = navigation.navigation_episode("test", 0, get_preset("smoke").task)
+    frames = torch.arange(0, len(episode.scan_c2w))
+    known = navigation.partition(
+        episode.target.depth,
+        episode.target_c2w,
+        episode.scan.depth[frames],
+        episode.scan_c2w[frames],
+        get_preset("smoke").task.camera,
+    )
+    truth = episode.target.rgb
+    shifted = torch.where(truth > 0.5, truth - 0.1, truth + 0.1)
+    assert navigation.picture_measures(truth, truth, known)["psnr_recall"] == 100
+    assert navigation.picture_measures(shifted, truth, known)["psnr_recall"] == pytest.approx(20, abs=1e-3)
+
+
+def test_repeating_an_evaluation_gives_the_same_figures(scored, tmp_path):
+    again = results.navigation_results("smoke", episodes=2, store=tmp_path)
+    assert again["rows"] == scored[0]["rows"]
+
+
+def test_reproduce_accepts_its_own_results_and_refuses_others(scored, tmp_path):
+    stored = json.loads(json.dumps(scored[0]))
+    preset = get_preset("smoke")
+    models = results.load_models(preset)
+    reproduce.check_weights(stored, models)
+    reproduce.compare(stored, models, preset, live=1)
+    stored["per_episode"]["ours"][0] += 1.0
+    with pytest.raises(ValueError, match="expected psnr_recall .* of ours in episode 0"):
+        reproduce.compare(stored, models, preset, live=1)
+    stored["weights_sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="expected results for weights"):
+        reproduce.check_weights(stored, models)
+
+
+def test_report_is_written_from_stored_results(scored, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    results.save_results(scored[0], tmp_path / "results" / "navigation_smoke.json")
+    reproduce.reproduce(get_preset("smoke"), live=1, everything=False, out=tmp_path / "report")
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert "nearest_true_pose" in html and html.count("<img") == 3
+    assert len(list((tmp_path / "report").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "huge"], ["--preset", "smoke", "--weights", "/nowhere"]])
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys, tmp_path):
+    assert main([*arguments, "--store", str(tmp_path)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("expected ") and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

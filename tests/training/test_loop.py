@@ -1,0 +1,262 @@
+"""A run that is stopped, interrupted, killed or torn goes on to the same losses and the same weights."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.__main__ import main
+from v4s_lib.training.checkpoints import latest_checkpoint
+from v4s_lib.training.loop import learning_rate, make_optimizers, train
+from v4s_lib.training.presets import SMOKE, get_preset
+from v4s_lib.training.weights import load_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESET = replace(SMOKE, steps=6, validate_every=100, validation_rooms=1)
+
+
+def run(out: Path, **options: object) -> Path:
+    return train(options.pop("preset", PRESET), out, progress=False, **options)
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[tuple]:
+    return [(line["step"], line["loss"], line["gradient_norm"], line["rate"]) for line in lines(out) if "loss" in line]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "weights" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_end(out: Path, whole: Path) -> None:
+    assert losses(out) == losses(whole)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(out).items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Six steps without a stop."""
+    out = tmp_path_factory.mktemp("whole")
+    run(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """The same run, stopped after three steps."""
+    out = tmp_path_factory.mktemp("stopped")
+    run(out, stop_at=3)
+    return out
+
+
+@pytest.fixture
+def half(stopped, tmp_path) -> Path:
+    """A copy of the stopped run, to go on with."""
+    return shutil.copytree(stopped, tmp_path / "half")
+
+
+def test_what_a_run_leaves(whole):
+    assert sorted(path.name for path in whole.iterdir()) == ["checkpoints", "log.jsonl", "samples", "weights"]
+    assert sorted(path.name for path in (whole / "weights").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    checkpoints = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert checkpoints == ["checkpoint-0000004", "checkpoint-0000006"]
+    assert [path.name for path in (whole / "samples").iterdir()] == ["step-0000006.png"]
+    assert [step for step, *_ in losses(whole)] == [1, 2, 3, 4, 5, 6]
+    assert "psnr_recall_ours" in lines(whole)[-1]
+
+
+def test_the_exported_weights_are_the_average_and_make_a_pipeline(whole):
+    """Two steps of EMA: the average lags behind the weights that were trained."""
+    trained = load_file(whole / "checkpoints" / "checkpoint-0000006" / "model.safetensors")
+    average = weights(whole)
+    assert average.keys() == trained.keys()
+    assert not torch.equal(average["proj_out.weight"], trained["proj_out.weight"])
+    pipeline = load_pipeline("smoke", whole / "weights")
+    assert torch.equal(pipeline.transformer.proj_out.weight, average["proj_out.weight"])
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(half, whole):
+    assert len(losses(half)) == 3
+    run(half)
+    assert_same_end(half, whole)
+
+
+def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "again")
+    run(out)
+    assert_same_end(out, whole)
+    assert lines(out) == lines(whole)
+
+
+def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(half, whole):
+    newest = latest_checkpoint(half / "checkpoints")
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-9] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    assert (newest.name, latest_checkpoint(half / "checkpoints").name) == ("checkpoint-0000003", "checkpoint-0000002")
+    with (half / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "loss": 1.')  # and the log is torn, too
+    run(half)
+    assert_same_end(half, whole)
+
+
+def test_a_log_without_a_checkpoint_begins_again(half, whole):
+    shutil.rmtree(half / "checkpoints")
+    run(half)
+    assert_same_end(half, whole)
+
+
+def test_a_restart_replaces_checkpoints_log_and_weights(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "again")
+    run(out, resume=False, seed=1, stop_at=3)
+    checkpoints = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert checkpoints == ["checkpoint-0000002", "checkpoint-0000003"]
+    assert [step for step, *_ in losses(out)] == [1, 2, 3]
+    assert losses(out)[0] != losses(whole)[0]
+    assert not torch.equal(weights(out)["proj_out.weight"], weights(whole)["proj_out.weight"])
+
+
+def test_other_settings_do_not_go_on(half):
+    with pytest.raises(
+        ValueError, match="^expected to resume .*checkpoint-0000003 with the same seed, got another: use"
+    ):
+        run(half, seed=1)
+    with pytest.raises(ValueError, match="with the same steps, loss, got another"):
+        run(half, preset=replace(PRESET, steps=7, loss=replace(PRESET.loss, drop_context=0.5)))
+    assert len(losses(half)) == 3
+
+
+def test_initial_weights_are_of_the_presets_model(whole, tmp_path):
+    start = replace(PRESET, muon_lr=0.0, adamw_lr=0.0, weight_decay=0.0, steps=1)
+    run(tmp_path / "a", preset=start, init=whole / "weights")
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(tmp_path / "a").items())
+    other = replace(PRESET, model=PRESET.model | {"num_layers": 3, "position_size": (1, 3)})
+    with pytest.raises(
+        ValueError, match=r"^expected in .*weights a model with the num_layers, position_size of preset"
+    ):
+        run(tmp_path / "b", preset=other, init=whole / "weights")
+    with pytest.raises(FileNotFoundError, match=r"^expected a trained transformer in .*, got no config.json"):
+        run(tmp_path / "b", init=tmp_path / "nowhere")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(half, capsys):
+    preset = replace(PRESET, adamw_lr=float("inf"))
+    with pytest.raises(
+        FloatingPointError, match="^expected a finite loss, got nan in step 5: lower the learning rates"
+    ):
+        run(half, preset=preset)
+    assert latest_checkpoint(half / "checkpoints").name in ("checkpoint-0000003", "checkpoint-0000004")
+
+
+def test_learning_rates_warm_up_stay_and_cool_down():
+    preset = replace(SMOKE, steps=100, warmup=10, cooldown=0.2)
+    rates = {step: learning_rate(step, preset) for step in (0, 4, 9, 50, 80, 90, 99)}
+    assert rates == pytest.approx({0: 0.1, 4: 0.5, 9: 1, 50: 1, 80: 1, 90: 0.5, 99: 0.05})
+
+
+def test_every_parameter_has_one_optimizer():
+    model = ContextVideoTransformer(**SMOKE.model)
+    muon, adamw = make_optimizers(model, SMOKE)
+    taken = [id(p) for optimizer in (muon, adamw) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in model.parameters())
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    linear = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    assert matrices == {f"blocks.{i}.{layer}.weight" for i in range(2) for layer in linear}
+
+
+def test_smoke_trains_from_the_command_line_without_context(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--preset", "smoke", "--no-context", "--steps", "2", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "weights")
+    assert [step for step, *_ in losses(out)] == [1, 2]
+    scores = {value for key, value in lines(out)[-1].items() if key.startswith("psnr_recall")}
+    assert len(scores) == 1  # whatever it is given, it is shown none
+
+
+REFUSED = {
+    "preset": (["--preset", "huge"], "expected a preset out of .*, got 'huge': choose one of them"),
+    "steps": (["--steps", "0"], "expected to train for 1 step or more, got 0: ask for more steps"),
+    "stop": (["--stop-at", "0"], "expected to train for 1 step or more, got 0: ask for more steps"),
+    "init": (["--init", "nowhere"], "expected a trained transformer in nowhere, got no config.json: train one first"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_arguments_end_in_one_sentence(tmp_path, capsys, name):
+    arguments, message = REFUSED[name]
+    assert main(["--preset", "smoke", "--out", str(tmp_path / "out"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(message + "\n", captured.err)
+    assert not (tmp_path / "out").exists()
+
+
+def start(out: Path) -> subprocess.Popen:
+    """``python -m v4s_lib.training`` in a process that hears Ctrl-C even if this one is run in the background."""
+    command = [sys.executable, "-m", "v4s_lib.training", "--preset", "smoke", "--steps", "200", "--out", str(out)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.05)
+    assert process.returncode is None, process.communicate()
+
+
+@pytest.mark.slow  # two processes that import everything: 14 s of one core
+def test_a_run_that_is_interrupted_and_then_killed_goes_on_to_the_same_losses(tmp_path):
+    out = tmp_path / "out"
+    process = start(out)
+    wait_for(process, lambda: (out / "log.jsonl").is_file() and len(losses(out)) >= 3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted: run the same command to go on from the last checkpoint"
+    assert "Traceback" not in errors
+    saved = latest_checkpoint(out / "checkpoints")
+    interrupted_at = losses(out)[-1][0]
+    assert saved.name == f"checkpoint-{interrupted_at:07d}"  # of the last step in the log: nothing was lost
+    assert not list(out.rglob("*.part"))
+
+    process = start(out)
+    wait_for(process, lambda: (out / "log.jsonl").read_text().count('"loss"') >= interrupted_at + 3)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    killed_at = losses(out)[-1][0]
+    saved_at = int(latest_checkpoint(out / "checkpoints").name.removeprefix("checkpoint-"))
+    assert interrupted_at < saved_at <= killed_at
+
+    last = killed_at + 2
+    assert main(["--preset", "smoke", "--steps", "200", "--out", str(out), "--stop-at", str(last)]) == 0
+    train(get_preset("smoke", steps=200, validate_every=100), tmp_path / "whole", stop_at=last, progress=False)
+    assert_same_end(out, tmp_path / "whole")

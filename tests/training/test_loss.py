@@ -1,0 +1,161 @@
+"""Known losses of models whose prediction is known, and what the model is shown."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.loss import LossConfig, Sample, flow_matching_loss
+
+VALUE = torch.tensor([0.5, -1.0, 0.25, 2.0])  # of the four channels
+PLAIN = LossConfig(drop_context=0.0, drop_instruction=0.0)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def make_model(value: Tensor = VALUE, **changes: object) -> ContextVideoTransformer:
+    """A transformer that predicts ``value`` (4,) in every pixel, whatever it is given."""
+    config = {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": 1,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "text_dim": None,
+        "freq_dim": 8,
+        "ffn_dim": 12,
+        "num_layers": 2,
+        "context_attention": "one_way",
+        "pose_encoding": "c2w_12",
+        "position_size": (1, 2),
+        "prediction_type": "sample",
+    }
+    torch.manual_seed(0)
+    model = ContextVideoTransformer(**config | changes)
+    with torch.no_grad():
+        model.proj_out.weight.zero_()
+        model.proj_out.bias.copy_(value)
+    return model
+
+
+def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> Sample:
+    """Target latents of one value everywhere, but for wild start latents."""
+    clean = value[None, :, None, None, None].repeat(contexts * targets, 1, 3, 1, 2)
+    clean[:, :, 0] = 1000.0
+    eye = torch.eye(4)
+    return Sample(
+        torch.randn((contexts, 4, 4, 1, 2), generator=generator()),
+        torch.arange(4).expand(contexts, -1),
+        clean,
+        torch.arange(8, 11).expand(contexts * targets, -1),
+        eye.expand(contexts * targets, 3, 4, 4, 4),
+        eye.expand(contexts, 4, 4, 4, 4),
+        eye.expand(contexts * targets, 4, 4),
+    )
+
+
+def sigmas(count: int, mean: float = 1.0) -> Tensor:
+    """The loss draws its sigmas first."""
+    return torch.sigmoid(torch.randn(count, generator=generator()) + mean)
+
+
+def shown(sample: Sample, config: LossConfig, **changes: object) -> dict[str, Tensor]:
+    """What the model is called with."""
+    model, calls = make_model(**changes), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    flow_matching_loss(model, sample, config, generator())
+    (((noisy, timestep, _), others),) = calls
+    return {"noisy": noisy, "timestep": timestep, **others}
+
+
+def test_a_perfect_prediction_costs_nothing_whatever_the_start_latent_is():
+    assert flow_matching_loss(make_model(), make_sample(), PLAIN, generator()).item() == 0
+
+
+@pytest.mark.parametrize("min_sigma", [0.1, 0.3, 2.0])
+def test_predicting_zero_costs_the_mean_square_over_floored_sigma_squared(min_sigma):
+    config = replace(PLAIN, min_sigma=min_sigma)
+    loss = flow_matching_loss(make_model(torch.zeros(4)), make_sample(), config, generator())
+    expected = VALUE.square().mean() / sigmas(6).clamp(min=min_sigma).square()
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_targets_are_mixed_with_noise_by_their_sigma_and_starts_are_not():
+    first, second = (shown(make_sample(value=value), PLAIN) for value in (VALUE, VALUE + 1))
+    sigma = sigmas(6)
+    torch.testing.assert_close(first["timestep"], 1000 * sigma)
+    difference = (second["noisy"] - first["noisy"])[:, :, 1:]
+    torch.testing.assert_close(difference, (1 - sigma).view(6, 1, 1, 1, 1).expand_as(difference))
+    assert (first["noisy"][:, :, 0] == 1000).all()
+    many = shown(make_sample(200, 3, value=torch.zeros(4)), PLAIN)
+    noise = many["noisy"][:, :, 1:] / (many["timestep"] / 1000).view(-1, 1, 1, 1, 1)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02) and noise.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_sigma_mean_moves_the_noise():
+    means = [shown(make_sample(200, 3), replace(PLAIN, sigma_mean=mean))["timestep"].median() for mean in (-2, 0, 2)]
+    assert torch.tensor(means).tolist() == pytest.approx([119, 500, 881], abs=40)  # 1000 sigmoid(mean)
+
+
+def test_a_dropped_context_is_noise_at_timestep_1000_and_takes_the_paths_with_it():
+    sample = make_sample()
+    call = shown(sample, replace(PLAIN, drop_context=1.0))
+    assert call["context_timestep"].tolist() == [1000, 1000]
+    assert call["camera_mask"].tolist() == [False] * 6
+    assert (call["context_latents"] - sample.context_latents).abs().max() > 0.1
+
+
+def test_a_kept_context_is_clean():
+    sample = make_sample()
+    call = shown(sample, PLAIN)
+    assert call["context_timestep"].tolist() == [0, 0]
+    assert call["camera_mask"].tolist() == [True] * 6
+    assert torch.equal(call["context_latents"], sample.context_latents)
+
+
+def test_a_dropped_instruction_leaves_the_context():
+    call = shown(make_sample(), replace(PLAIN, drop_instruction=1.0))
+    assert call["context_timestep"].tolist() == [0, 0]
+    assert call["camera_mask"].tolist() == [False] * 6
+
+
+def test_contexts_and_paths_are_dropped_at_their_rates():
+    """500 contexts with two targets each; five standard deviations."""
+    call = shown(make_sample(500, 2), LossConfig(drop_context=0.3, drop_instruction=0.2))
+    dropped = call["context_timestep"] == 1000
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.11)
+    masked = ~call["camera_mask"].unflatten(0, (500, 2))
+    assert masked[dropped].all()
+    assert masked[~dropped].float().mean().item() == pytest.approx(0.2, abs=0.08)
+
+
+def test_without_context_the_model_is_shown_none():
+    call = shown(make_sample(), replace(PLAIN, use_context=False))
+    assert not [name for name in call if "context" in name]
+
+
+def test_a_localizer_is_taught_by_known_contexts_alone():
+    """It predicts the identity plus 0.5 in each of nine numbers: 0.25 for the scan's poses and 0.25 for the start's."""
+    model = make_model(localize_after=1, pose_encoding="ray_map")
+    head = model.localizer.pose
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(pose_numbers(torch.eye(4)).flatten().repeat(4) + 0.5)
+    loss = flow_matching_loss(model, make_sample(), PLAIN, generator())
+    assert loss.item() == pytest.approx(0.5, rel=1e-5)
+    for change, expected in (({"localization": 0.2}, 0.1), ({"drop_context": 1.0}, 0), ({"use_context": False}, 0)):
+        loss = flow_matching_loss(model, make_sample(), replace(PLAIN, **change), generator())
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_generator_gives_the_same_loss():
+    model, sample, config = make_model(torch.zeros(4)), make_sample(), LossConfig()
+    state = torch.get_rng_state()
+    first, again = (flow_matching_loss(model, sample, config, generator()) for _ in range(2))
+    other = flow_matching_loss(model, sample, config, torch.Generator().manual_seed(4))
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,53 @@
+"""Presets fit together: sizes of task, codec and model, and the limits of DESIGN."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+
+from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.presets import PRESETS, get_preset
+from v4s_lib.worlds.paths import latent_frames
+
+EVERY = pytest.mark.parametrize("name", PRESETS)
+MIB = 2**20
+
+
+def parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in ContextVideoTransformer(**get_preset(name).model).parameters())
+
+
+@EVERY
+def test_task_codec_and_model_fit(name):
+    preset = get_preset(name)
+    camera, task, model = preset.task.camera, preset.task, preset.model
+    codec = PatchCodec(preset.patch_size)
+    latents = codec.encode(torch.zeros(1, latent_frames(task.target_latents), camera.height, camera.width, 3))
+    rows, columns = model["position_size"]
+    assert latents.shape == (1, model["in_channels"], task.target_latents, rows, columns)
+    assert model["horizontal_fov"] == camera.horizontal_fov
+    assert model["patch_size"] == (1, 1, 1)
+    assert preset.contexts % preset.reuse == 0
+    assert task.context_latents <= task.pool_latents <= task.scan_latents[0] <= task.scan_latents[1]
+    assert task.targets <= preset.pool_targets
+    assert preset.first_reach <= task.reach and preset.first_spread <= task.spread
+    assert 0 < preset.ramp_steps <= preset.steps and 0 < preset.cooldown < 1
+
+
+def test_small_fits_its_file_and_smoke_is_tiny():
+    assert 2 * parameters("small") <= 15 * MIB  # one file, in half precision (DESIGN §3)
+    assert parameters("smoke") < 200_000
+
+
+def test_a_preset_is_changed_by_copy():
+    changed = get_preset("smoke", steps=7)
+    assert changed.steps == 7 and changed == replace(get_preset("smoke"), steps=7) != get_preset("smoke")
+    with pytest.raises(FrozenInstanceError):
+        changed.steps = 8
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="^expected a preset out of .*smoke.*, got 'huge': choose one of them$"):
+        get_preset("huge")

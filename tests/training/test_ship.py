@@ -1,0 +1,62 @@
+"""From a finished run to shipped weights and back, with every byte accounted for."""
+
+import json
+
+import pytest
+import torch
+
+from v4s_lib.data.files import verify
+from v4s_lib.data.manifests import load_manifest
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training import ship
+from v4s_lib.training.loop import train
+from v4s_lib.training.presets import get_preset
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(get_preset("smoke"), folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def shipped(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "MANIFESTS", tmp_path)
+    return ship.ship(run, "smoke", "ours", "a test")
+
+
+def test_shipped_weights_are_the_averaged_ones_rounded_to_half_precision(run, shipped):
+    average = ContextVideoTransformer.from_pretrained(run / "weights").state_dict()
+    stored = ContextVideoTransformer.from_pretrained(shipped.parent / "weights" / "smoke" / "ours").state_dict()
+    assert stored.keys() == average.keys()
+    for name, value in average.items():
+        torch.testing.assert_close(stored[name], value.half().float(), rtol=0, atol=0)
+
+
+def test_the_manifest_is_valid_and_says_what_was_trained(shipped):
+    assert load_manifest(shipped)["access"] == "shipped"
+    facts = json.loads((shipped.parent / "weights" / "smoke" / "ours" / "run.json").read_text())
+    preset = get_preset("smoke")
+    assert facts["step"] == preset.steps
+    assert facts["targets_seen"] == preset.steps * preset.contexts * preset.task.targets
+
+
+def test_a_flipped_byte_in_the_weights_is_refused(shipped):
+    file = shipped.parent / "weights" / "smoke" / "ours" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    entry = next(f for f in load_manifest(shipped)["files"] if f["path"].endswith(".safetensors"))
+    with pytest.raises(ValueError, match="expected sha256"):
+        verify(file, entry["size"], entry["sha256"])
+
+
+def test_a_clock_that_starts_again_is_added_up():
+    lines = [{"seconds": s} for s in (1.0, 5.0, 2.0, 4.0)]
+    assert ship.training_seconds(lines) == 9.0
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
+        ship.ship(tmp_path, "smoke", "ours", "a test")

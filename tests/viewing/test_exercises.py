@@ -1,0 +1,62 @@
+"""Each checker accepts the answer and says "not yet" to what the notebook starts from; none of them raises."""
+
+import pytest
+import torch
+
+from v4s_lib.data.windows import latent_frame_range
+from v4s_lib.training.presets import get_preset
+from v4s_lib.viewing import exercises
+from v4s_lib.viewing.driver import extend_path
+from v4s_lib.worlds.cameras import pose
+
+START = pose(torch.tensor([2.0, 2.0, 1.5]), torch.tensor(0.3), torch.tensor(-0.1))[None]
+SMALL = get_preset("small")
+INDEX = torch.tensor([0, 3, 7])
+
+
+def walk(*moves: str) -> torch.Tensor:
+    path = START
+    for move in moves:
+        path = extend_path(path, move)
+    return path
+
+
+def pooled(video, truth):
+    return -10 * torch.log10((video - truth).square().mean())
+
+
+def accuracy(rotation, translation, failed):
+    return ((rotation < 5) & (translation < 0.25) & ~failed).float().mean()
+
+
+def tokens(preset) -> int:
+    task, (rows, columns) = preset.task, preset.model["position_size"]
+    return (task.context_latents + task.target_latents) * rows * columns
+
+
+CASES = [
+    ("check_turn", (walk(*["turn left"] * 3), 60, 13), (walk("turn right"), 60, 13)),
+    ("check_context_frames", ([f for i in INDEX.tolist() for f in latent_frame_range(i)], INDEX), ([0, 3, 7], INDEX)),
+    ("check_allowed", (16,), (None,)),
+    ("check_flip", (lambda c2w: c2w @ torch.diag(torch.tensor([1.0, -1, -1, 1])),), (lambda c2w: c2w,)),
+    ("check_tokens", (tokens(SMALL), SMALL), (None, SMALL)),
+    ("check_guide", (lambda free, cond, scale: free + scale * (cond - free),), (lambda free, cond, scale: cond,)),
+    ("check_weight", (lambda sigma: sigma.clamp(min=0.3) ** -2,), (torch.ones_like,)),
+    ("check_uses_context", (lambda a, b, c: a > max(b, c) + 0.5,), (lambda a, b, c: a > c,)),
+    ("check_pooled", (pooled,), (lambda video, truth: 23.0,)),
+    ("check_accuracy", (accuracy,), (lambda rotation, translation, failed: (rotation < 5).float().mean(),)),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "start"), CASES, ids=[case[0] for case in CASES])
+def test_checker_knows_the_answer_from_the_start(name, answer, start, capsys):
+    check = getattr(exercises, name)
+    check(*answer)
+    assert capsys.readouterr().out == "right\n"
+    check(*start)
+    assert capsys.readouterr().out.startswith("not yet: ")
+
+
+def test_every_checker_is_tested():
+    checkers = {name for name in dir(exercises) if name.startswith("check_")}
+    assert checkers == {case[0] for case in CASES}

@@ -1,0 +1,46 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from v4s_lib.viewing.plots import attention_patterns, read_log, top_view, training_curves
+from v4s_lib.viewing.sheets import BORDERS
+from v4s_lib.worlds.objects import COLORS
+from v4s_lib.worlds.paths import scan_path
+from v4s_lib.worlds.scenes import make_scenes, scene_seed
+
+
+def share(shown, color: tuple[float, ...]) -> float:
+    """Share of a picture's pixels that have nearly this colour (0..255)."""
+    pixels = np.asarray(Image.open(io.BytesIO(shown.data)).convert("RGB"), float)
+    return (np.abs(pixels - np.array(color)).max(axis=-1) < 12).mean()
+
+
+def test_paths_and_objects_are_drawn_from_above():
+    scenes = make_scenes([scene_seed("demo", 0)])
+    c2w = scan_path(scenes, torch.Generator().manual_seed(0), 29)[0]
+    scan, both = top_view(scenes, {"scan": c2w}), top_view(scenes, {"scan": c2w, "target path": c2w.flip(0)})
+    assert share(scan, BORDERS["context"]) > 0.001
+    assert share(scan, BORDERS["generated"]) < share(both, BORDERS["generated"])
+    colors = [tuple(255 * value for value in COLORS[item.color]) for item in scenes.objects[0]]
+    assert all(share(scan, color) > 0.0005 for color in colors)
+
+
+def test_one_way_attention_closes_the_corner_where_context_would_see_the_target():
+    """Of 4 * 4 squares in each pattern, columns 0 and 1 are context; one_way closes 2 * 2 of the target's."""
+    shown = attention_patterns(context=2, target=2)
+    orange, blue = share(shown, BORDERS["context"]), share(shown, BORDERS["generated"])
+    assert blue / orange == pytest.approx((8 + 4) / (8 + 8), rel=0.05)
+
+
+def test_log_is_read_and_drawn_with_and_without_validation(tmp_path):
+    lines = [{"step": step, "loss": 1 / step} for step in range(1, 5)]
+    scores = {f"psnr_recall_{name}": 10.0 for name in ("ours", "other_context", "no_context")}
+    for extra in ([], [{"step": 4, **scores}]):
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines + extra))
+        log = read_log(tmp_path / "log.jsonl")
+        assert log == lines + extra
+        assert training_curves(log).data.startswith(b"\x89PNG")

@@ -1,0 +1,11 @@
+"""Where a result comes from."""
+
+import subprocess
+from pathlib import Path
+
+
+def current_commit() -> str:
+    """The commit of the code, or "unknown" outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"

@@ -1,0 +1,114 @@
+"""``python -m v4s_lib.training.ship runs/small-seed0``: turn a run's averaged weights into shipped ones.
+
+Writes ``data_manifests/weights/PRESET/VARIANT`` in half precision, with the run's log, and lists every file of the
+preset in ``data_manifests/weights_PRESET.yaml``.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from v4s_lib.data.files import sha256
+from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.provenance import current_commit
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.checkpoints import latest_checkpoint
+from v4s_lib.training.presets import get_preset
+
+VARIANTS = ("ours", "first_frame_only")
+
+
+def ship(run: Path, preset_name: str, variant: str, hardware: str) -> Path:
+    """Copy the newest checkpoint's averaged weights of ``run``; returns the manifest's path."""
+    preset = get_preset(preset_name)
+    place = latest_checkpoint(run / "checkpoints")
+    if place is None:
+        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none that is whole: train first")
+    model = ContextVideoTransformer(**preset.model)
+    load_average(model, place)
+    folder = MANIFESTS / "weights" / preset.name / variant
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    shutil.copy(run / "log.jsonl", folder / "log.jsonl")
+    state = json.loads((place / "run.json").read_text())
+    facts = run_facts(state, run / "log.jsonl", hardware)
+    (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return write_manifest(preset.name)
+
+
+def load_average(model: ContextVideoTransformer, checkpoint: Path) -> None:
+    """Give ``model`` the averaged (EMA) parameters of a checkpoint."""
+    average = torch.load(checkpoint / "ema.pt", map_location="cpu", weights_only=True)["shadow_params"]
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), average, strict=True):
+            parameter.copy_(value)
+
+
+def run_facts(state: dict[str, Any], log: Path, hardware: str) -> dict[str, Any]:
+    """What a reader asks of weights: steps, targets seen, minutes, seed, settings."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    seconds = training_seconds(lines)
+    contract = state["contract"]
+    targets = state["step"] * contract["contexts"] * contract["task"]["targets"]
+    return {
+        "step": state["step"],
+        "targets_seen": targets,
+        "minutes": round(seconds / 60, 1),
+        "hardware": hardware,
+        "commit": state.get("commit", current_commit()),
+        **contract,
+    }
+
+
+def training_seconds(lines: list[dict[str, Any]]) -> float:
+    """Seconds of training in a log; its clock starts again at 0 with every resumed part."""
+    clock = [line["seconds"] for line in lines]
+    ends = [now for now, after in zip(clock, clock[1:] + [0.0], strict=True) if after < now]
+    return sum(ends)
+
+
+def write_manifest(preset: str) -> Path:
+    """List all files of a preset's weights with sizes and hashes."""
+    root = MANIFESTS / "weights" / preset
+    files = [path for variant in VARIANTS for path in sorted((root / variant).rglob("*")) if path.is_file()]
+    manifest = {
+        "name": f"weights_{preset}",
+        "title": f"Weights of the {preset} preset: ours, and the first-frame-only baseline where it is trained",
+        "licence": "MIT",
+        "citation": "The v4s contributors. v4s: an open, notebook-first reproduction of Video4Spatial.",
+        "homepage": "../README.md",
+        "access": "shipped",
+        "command": f"python -m v4s_lib.training --preset {preset}; python -m v4s_lib.training.ship runs/{preset}-seed0",
+        "files": [
+            {"path": path.relative_to(MANIFESTS).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
+            for path in files
+        ],
+    }
+    place = MANIFESTS / f"weights_{preset}.yaml"
+    place.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    return place
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.ship", description=__doc__)
+    parser.add_argument("run", type=Path, help="output folder of a training")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--variant", default="ours", choices=VARIANTS)
+    parser.add_argument("--hardware", default="2 CPU cores with AMX")
+    args = parser.parse_args(arguments)
+    try:
+        print(ship(args.run, args.preset, args.variant, args.hardware))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
