@@ -260,3 +260,30 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_to_the_same_losses(tm
     assert main(["--preset", "smoke", "--steps", "200", "--out", str(out), "--stop-at", str(last)]) == 0
     train(get_preset("smoke", steps=200, validate_every=100), tmp_path / "whole", stop_at=last, progress=False)
     assert_same_end(out, tmp_path / "whole")
+
+
+TWO_PROCESSES = """
+from dataclasses import replace
+from pathlib import Path
+from v4s_lib.training.loop import train
+from v4s_lib.training.presets import SMOKE
+
+preset = replace(SMOKE, steps=4, validate_every=100, validation_rooms=1)
+for out, stop_at in (("whole", None), ("half", 2), ("half", None)):
+    train(preset, Path(__file__).parent / out, stop_at=stop_at, progress=False)
+"""
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_two_processes_train_one_model_on_other_rooms_and_resume(tmp_path):
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*command, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    assert_same_end(tmp_path / "half", tmp_path / "whole")
+    assert [step for step, *_ in losses(tmp_path / "whole")] == [1, 2, 3, 4]  # logged once, by the main process
+    run(tmp_path / "alone", preset=replace(PRESET, steps=4))
+    assert all(one != both for one, both in zip(losses(tmp_path / "alone"), losses(tmp_path / "whole"), strict=True))

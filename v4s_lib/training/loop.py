@@ -207,7 +207,8 @@ class _Run:
                 "use the old settings or another output folder"
             )
         self.accelerator.load_state(str(place))
-        self.ema.load_state_dict(torch.load(place / "ema.pt", map_location=self.accelerator.device, weights_only=True))
+        self.ema.load_state_dict(torch.load(place / "ema.pt", map_location="cpu", weights_only=True))
+        self.ema.to(self.accelerator.device)
         self.step = state["step"]
 
     def export(self) -> Path:

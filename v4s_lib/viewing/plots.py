@@ -67,7 +67,7 @@ def _draw_things(axes: Axes, scenes: Scenes, room: int) -> None:
         place = [(low + high) / 2 for low, high in zip(item.box_min[:2], item.box_max[:2], strict=True)]
         radius = (item.box_max[0] - item.box_min[0]) / 2
         axes.add_patch(Circle(place, radius, facecolor=COLORS[item.color], edgecolor="black", linewidth=1))
-        axes.text(*place, item.label, fontsize=7, ha="center", va="center", bbox=NAME_BOX)
+        axes.text(place[0], place[1] + radius + 0.05, item.label, fontsize=7, ha="center", bbox=NAME_BOX)
 
 
 def _draw_path(axes: Axes, c2w: Tensor, color: tuple[float, ...], label: str) -> None:
