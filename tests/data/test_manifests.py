@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from v4s_lib.data.manifests import MANIFESTS, load_manifest, sha256, verify
+from v4s_lib.data.files import sha256, verify
+from v4s_lib.data.manifests import MANIFESTS, load_manifest
 from v4s_lib.worlds.scenes import SPLITS
 
 

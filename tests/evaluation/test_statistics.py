@@ -87,7 +87,7 @@ def test_failures_stay_in_the_mean():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="one value and one scene"):
+    with pytest.raises(ValueError, match="a value and a scene"):
         bootstrap(np.ones(3), np.ones(4))
     with pytest.raises(ValueError, match="infinity"):
         bootstrap([1.0, math.inf], [0, 1])

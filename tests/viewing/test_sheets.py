@@ -30,7 +30,7 @@ def test_frames_are_taken_evenly_from_first_to_last(frames, columns, expected):
 
 
 def test_every_role_has_its_border_and_the_frame_inside():
-    sheet = contact_sheet([Strip(role, clip(2), role) for role in BORDERS], scale=2)
+    sheet = contact_sheet([Strip("", clip(2), role) for role in BORDERS], scale=2)
     width, height = 6 * 2 + 2 * BORDER, 4 * 2 + 2 * BORDER
     assert sheet.size == (2 * width + SPACE, 3 * (LABEL + height + SPACE))
     for row, color in enumerate(BORDERS.values()):

@@ -25,7 +25,18 @@ from v4s_lib.training.loss import flow_matching_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
 
-CONTRACT = ("model", "task", "patch_size", "steps", "contexts", "reuse", "loss")  # what a resumed run must share
+# Fields of a preset that a resumed run may change; all others decide what is learnt.
+FREE = (
+    "muon_lr",
+    "adamw_lr",
+    "compile",
+    "validate_every",
+    "validation_rooms",
+    "save_every",
+    "inference_steps",
+    "guidance_scale",
+    "shift",
+)
 
 
 def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimizer]:
@@ -172,7 +183,7 @@ class _Run:
     def contract(self) -> dict:
         """What must be the same when a run goes on."""
         values = json.loads(json.dumps(asdict(self.preset)))
-        return {**{name: values[name] for name in CONTRACT}, "seed": self.seed}
+        return {**{name: value for name, value in values.items() if name not in FREE}, "seed": self.seed}
 
     def save(self) -> None:
         def write(folder: Path) -> None:
@@ -200,7 +211,7 @@ class _Run:
 
     def _load(self, place: Path) -> None:
         state = json.loads((place / "run.json").read_text())
-        differing = [name for name, value in self.contract().items() if state["contract"][name] != value]
+        differing = [name for name, value in self.contract().items() if state["contract"].get(name) != value]
         if differing:
             raise ValueError(
                 f"expected to resume {place} with the same {', '.join(differing)}, got another: "

@@ -21,7 +21,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.parameterize import parameterize_notebook
 
 from v4s_lib.viewing import ROOT
 
@@ -52,11 +51,18 @@ def read_notebook(path: Path) -> NotebookNode:
 
 def default_preset(notebook: NotebookNode) -> str:
     """The preset that the notebook's own cell of parameters names."""
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    for node in ast.parse(cells[0].source).body if cells else []:
+    for node in ast.parse(notebook.cells[_parameters(notebook)].source).body:
         if isinstance(node, ast.AnnAssign) and node.target.id == "preset":
             return ast.literal_eval(node.value)
-    raise ValueError("expected a cell tagged `parameters` with `preset: str = ...`, got none: add it")
+    raise ValueError("expected `preset: str = ...` in the cell tagged `parameters`, got no such line: add it")
+
+
+def _parameters(notebook: NotebookNode) -> int:
+    """Place of the cell tagged ``parameters``."""
+    for place, cell in enumerate(notebook.cells):
+        if "parameters" in cell.metadata.get("tags", []):
+            return place
+    raise ValueError("expected a cell tagged `parameters`, got none: add it")
 
 
 def code_hash(notebook: NotebookNode) -> str:
@@ -169,7 +175,8 @@ def run(path: Path, preset: str | None = None, timeout: int = 900) -> Measured:
     notebook = read_notebook(path)
     own = default_preset(notebook)
     if preset not in (None, own):
-        return execute(parameterize_notebook(notebook, {"preset": preset}), path.name, timeout)
+        notebook.cells.insert(_parameters(notebook) + 1, nbformat.v4.new_code_cell(f"preset = {preset!r}"))
+        return execute(notebook, path.name, timeout)
     measured = execute(notebook, path.name, timeout)
     strip(notebook)
     write_table(notebook, own, measured)

@@ -116,7 +116,7 @@ def attention_patterns(context: int, target: int) -> IPython.display.Image:
         pattern[:, :context] = torch.tensor(ORANGE)
         if name == "one_way":
             pattern[:context, context:] = 1.0
-        axes.imshow(pattern, extent=(0, total, total, 0))
+        axes.imshow(pattern.numpy(), extent=(0, total, total, 0))
         axes.axhline(context, color="black", linewidth=0.8)
         axes.axvline(context, color="black", linewidth=0.8)
     return show(figure)
