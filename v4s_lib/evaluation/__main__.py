@@ -19,7 +19,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--split", default="test", choices=["validation", "test"], help="choose settings on validation only"
     )
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
-    parser.add_argument("--camera-episodes", type=int, default=64, help="of these, for camera following (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise and the context (default: 0)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
@@ -31,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
             args.first_frame_only,
             args.split,
             args.episodes,
-            args.camera_episodes,
             args.seed,
             args.store,
         )

@@ -92,7 +92,7 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
 def choose_episodes(results: dict[str, Any]) -> dict[str, int]:
     """By rule: the episodes at which our psnr_recall is best, median and at the worst decile."""
     order = np.argsort(results["per_episode"]["ours"])
-    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst decile": int(order[len(order) // 10])}
+    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst_decile": int(order[len(order) // 10])}
 
 
 def episode_sheet(models: Models, preset: Preset, results: dict[str, Any], index: int) -> bytes:

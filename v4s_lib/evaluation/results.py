@@ -22,7 +22,6 @@ def navigation_results(
     first_frame_only: Path | None = None,
     split: str = "test",
     episodes: int = 128,
-    camera_episodes: int = 64,
     seed: int = 0,
     store: Path = Path("runs/evaluation"),
 ) -> dict[str, Any]:

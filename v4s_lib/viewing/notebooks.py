@@ -94,7 +94,12 @@ def execute(notebook: NotebookNode, name: str, timeout: int) -> Measured:
         ValueError: one sentence that names the cell which failed, took too long or ended the kernel.
     """
     client = NotebookClient(
-        notebook, timeout=timeout, startup_timeout=timeout, store_widget_state=False, record_timing=False
+        notebook,
+        timeout=timeout,
+        startup_timeout=timeout,
+        store_widget_state=False,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
     )
     client.reset_execution_trackers()
     begin, place = time.perf_counter(), 0
@@ -217,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             failed += 1
             continue
+        except KeyboardInterrupt:
+            print(f"interrupted: {path.name} is as it was; the notebooks before it are stored", file=sys.stderr)
+            return 130
         record(path.stem, options.preset or default_preset(read_notebook(path)), measured)
         print(f"{path.name}: {measured.seconds:.0f} s, {measured.peak_bytes / 2**30:.2f} GiB")
     return 1 if failed else 0
