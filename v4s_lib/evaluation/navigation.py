@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
+from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
 from v4s_lib.evaluation.statistics import make_row, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
@@ -23,7 +24,8 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.visibility import partition
 
 MEAN_OF = 8  # samples in the rows that average before they are scored
-SAMPLED = ("ours", "no_context", "first_frame_only", "other_context")
+FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context")  # single samples; a mean follows nothing
+UNITS = PICTURE_UNITS | FOLLOWING_UNITS
 
 
 @dataclass
@@ -94,7 +96,7 @@ OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose con
 
 
 def score_episode(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
-    """Every picture measure of every method for one episode."""
+    """Every measure of every method for one episode."""
     episode, clips, frames = episode_clips(models, preset, split, index, seed)
     known = partition(
         episode.target.depth,
@@ -103,7 +105,13 @@ def score_episode(models: Models, preset: Preset, split: str, index: int, seed: 
         episode.scan_c2w[frames],
         preset.task.camera,
     )
-    return {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
+    scores = {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
+    unrelated = navigation_episode(split, index + OTHER_ROOM, preset.task).target_c2w
+    generated = {name: clips[name] for name in FOLLOWED if name in clips}
+    path = replayed(unrelated, episode.target_c2w[0])
+    for name, measures in following_measures(generated, episode, path, preset).items():
+        scores[name] = scores.get(name, {}) | measures
+    return scores
 
 
 def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress: bool = True) -> list[dict]:
@@ -121,20 +129,25 @@ def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress
     return [done[index] for index in range(episodes)]
 
 
-def table(lines: list[dict], units: dict[str, str] = PICTURE_UNITS) -> list[dict]:
-    """Rows of the evaluation's JSON: every method and measure with its interval over scenes."""
+def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
+    """Rows of the evaluation's JSON: every method and measure that it has, with its interval over scenes."""
     scenes = np.array([line["episode"] for line in lines])
     rows = []
-    for method in lines[0]["methods"]:
+    for method, measures in lines[0]["methods"].items():
         for metric, unit in units.items():
-            values = np.array([line["methods"][method][metric] for line in lines], float)
-            rows.append(make_row(method, metric, unit, values, scenes).to_json())
+            if metric in measures:
+                values = np.array([line["methods"][method][metric] for line in lines], float)
+                failed = 0
+                if metric in FOLLOWING_UNITS:
+                    failed = sum(line["methods"][method]["failed_frames"] for line in lines)
+                rows.append(make_row(method, metric, unit, values, scenes, failed).to_json())
     return rows
 
 
 def context_gain(lines: list[dict], metric: str = "psnr_recall") -> dict[str, dict[str, float]]:
     """Paired differences, ours minus each control, with their intervals over scenes."""
     scenes = np.array([line["episode"] for line in lines])
-    values = {m: np.array([line["methods"][m][metric] for line in lines], float) for m in lines[0]["methods"]}
+    methods = [m for m, measures in lines[0]["methods"].items() if metric in measures]
+    values = {m: np.array([line["methods"][m][metric] for line in lines], float) for m in methods}
     pairs = [("ours", name) for name in values if name != "ours"] + [("other_context", "no_context")]
     return {f"{a} - {b}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs if b in values}

@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from v4s_lib.evaluation.reproduce import METRICS, check_weights, choose_episodes, episode_sheet
-from v4s_lib.evaluation.results import RESULTS, load_models, load_results, markdown_table
+from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
+from v4s_lib.evaluation.results import FOLLOWING, PICTURE, RESULTS, load_models, load_results, markdown_table
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -21,8 +21,9 @@ def with_tables(text: str) -> str:
             for pair, gain in results["gain"].items()
             if not pair.endswith("_mean")
         )
-        table = markdown_table(results, METRICS)
-        body = f"{table}\n\nPaired differences of `psnr_recall`, n = {results['episodes']}:\n\n{gains}"
+        pictures, following = markdown_table(results, PICTURE), markdown_table(results, FOLLOWING)
+        camera = f"Where the camera went (failed: frames that no camera in the room explains):\n\n{following}"
+        body = f"{pictures}\n\n{camera}\n\nPaired differences of `psnr_recall`, n = {results['episodes']}:\n\n{gains}"
         return f"{match['open']}\n{body}\n{match['close']}"
 
     pattern = r"(?P<open><!-- table: (?P<name>\w+) -->)\n.*?(?P<close><!-- end of table -->)"

@@ -15,6 +15,8 @@ import numpy as np
 
 from v4s_lib.evaluation.navigation import Models, episode_clips, score_episode
 from v4s_lib.evaluation.results import (
+    FOLLOWING,
+    PICTURE,
     load_models,
     load_results,
     markdown_table,
@@ -26,7 +28,6 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
 TOLERANCE = 0.05  # dB between stored and live psnr_recall; other machines round differently
-METRICS = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +61,9 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
     for name, index in chosen.items():
         (out / f"episode_{name}.png").write_bytes(episode_sheet(models, preset, results, index))
         print(f"drew the {name} episode, number {index}")
-    (out / "navigation.md").write_text(markdown_table(results, METRICS) + "\n")
+    (out / "navigation.md").write_text(
+        "\n\n".join(markdown_table(results, part) for part in (PICTURE, FOLLOWING)) + "\n"
+    )
     (out / "index.html").write_text(page(results, chosen))
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
 
@@ -79,8 +82,8 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
     """Score ``live`` episodes again and require the stored figures."""
     for index in range(min(live, results["episodes"])):
         scores = score_episode(models, preset, results["split"], index, results["seed"])
-        for method, values in scores.items():
-            stored = results["per_episode"][method][index]
+        for method, per_episode in results["per_episode"].items():
+            values, stored = scores[method], per_episode[index]
             if abs(values["psnr_recall"] - stored) > TOLERANCE:
                 raise ValueError(
                     f"expected psnr_recall {stored:.3f} dB of {method} in episode {index}, got "
@@ -125,7 +128,8 @@ def page(results: dict[str, Any], chosen: dict[str, int]) -> str:
         "<style>body{font:16px sans-serif;max-width:60em;margin:2em auto}"
         "td,th{padding:.2em .8em;text-align:right}</style>"
         f"<h1>Scene navigation</h1><ul>{lines}</ul><h2>Pixels that only the context can tell</h2>"
-        f"{html_table(markdown_table(results, METRICS))}<h2>Paired differences of psnr_recall</h2><ul>{gains}</ul>"
+        f"{html_table(markdown_table(results, PICTURE))}<h2>Where the camera went</h2>"
+        f"{html_table(markdown_table(results, FOLLOWING))}<h2>Paired differences of psnr_recall</h2><ul>{gains}</ul>"
         f"<h2>Episodes, chosen by rule</h2>{pictures}\n"
     )
 

@@ -14,6 +14,8 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
+PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]  # columns of the two tables
+FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error"]
 
 
 def navigation_results(
@@ -47,7 +49,9 @@ def navigation_results(
         "rows": table(lines),
         "gain": context_gain(lines),
         "per_episode": {
-            method: [line["methods"][method]["psnr_recall"] for line in lines] for method in lines[0]["methods"]
+            method: [line["methods"][method]["psnr_recall"] for line in lines]
+            for method, measures in lines[0]["methods"].items()
+            if "psnr_recall" in measures
         },
     }
 
@@ -119,6 +123,6 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def print_table(results: dict[str, Any]) -> None:
-    print(markdown_table(results, ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]))
+    print(markdown_table(results, PICTURE), markdown_table(results, FOLLOWING), sep="\n\n")
     for pair, gain in results["gain"].items():
         print(f"psnr_recall, {pair}: {gain['mean']:+.2f} dB [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}")

@@ -71,6 +71,7 @@ class ContextVideoBlock(nn.Module):
         rotary: tuple[Tensor, Tensor],
         encoder_hidden_states: Tensor | None = None,
         context: KeyValue | None = None,
+        rotate_values: bool = False,
     ) -> tuple[Tensor, KeyValue]:
         """Args:
             hidden_states: (B, N, D), N = T * tokens a latent.
@@ -78,14 +79,16 @@ class ContextVideoBlock(nn.Module):
             rotary: cosines and sines for the N tokens.
             encoder_hidden_states: (B, L, D) text, or None for no text.
             context: keys and values to attend to besides the tokens' own.
+            rotate_values: also turn the values, and turn the mixed ones back, so that features move with their place
+                (GTA, arXiv 2310.10375).
 
         Returns:
             the new hidden states, and the tokens' own keys and values.
         """
         frames = modulation.shape[1]
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (
-            (self.scale_shift_table + modulation.float())[:, :, :, None].unbind(2)
-        )
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation.float())[
+            :, :, :, None
+        ].unbind(2)
 
         def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
             return (x.unflatten(1, (frames, -1)) * (1 + scale) + shift).flatten(1, 2).type_as(hidden_states)
@@ -94,7 +97,7 @@ class ContextVideoBlock(nn.Module):
             return (x.float() + (change.unflatten(1, (frames, -1)) * gate).flatten(1, 2)).type_as(x)
 
         states = modulate(self.norm1(hidden_states.float()), shift, scale)
-        attention, own = self._attend(states, rotary, context)
+        attention, own = self._attend(states, rotary, context, rotate_values)
         hidden_states = add(hidden_states, attention, gate)
         if encoder_hidden_states is not None:
             states = self.norm2(hidden_states.float()).type_as(hidden_states)
@@ -103,15 +106,19 @@ class ContextVideoBlock(nn.Module):
         return add(hidden_states, self.ffn(states).float(), ffn_gate), own
 
     def _attend(
-        self, states: Tensor, rotary: tuple[Tensor, Tensor], context: KeyValue | None
+        self, states: Tensor, rotary: tuple[Tensor, Tensor], context: KeyValue | None, rotate_values: bool
     ) -> tuple[Tensor, KeyValue]:
         attention = self.attn1
         split = (attention.heads, -1)
         query = rotate(attention.norm_q(attention.to_q(states)).unflatten(2, split).transpose(1, 2), rotary)
         key = rotate(attention.norm_k(attention.to_k(states)).unflatten(2, split).transpose(1, 2), rotary)
         value = attention.to_v(states).unflatten(2, split).transpose(1, 2)
+        if rotate_values:
+            value = rotate(value, rotary)
         own = (key, value)
         if context is not None:
             key, value = (torch.cat(pair, dim=2) for pair in zip(context, own, strict=True))
         mixed = scaled_dot_product_attention(query, key, value.type_as(query))
+        if rotate_values:
+            mixed = rotate(mixed, (rotary[0], -rotary[1]))
         return attention.to_out[0](mixed.transpose(1, 2).flatten(2)), own

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+NOMINAL_DEPTH = 2.5  # metres to the walls, about; our choice
 POSE_FEATURES = {"ray_map": 4 * (3 + 3) * 7, "c2w_12": 12}
 
 
@@ -29,6 +30,15 @@ def ray_map(path: Tensor, height: int, width: int, horizontal_fov: float) -> Ten
     For each of the latent's four frames: direction and origin of the ray through the token's centre, as they are and
     with sines of three octaves. Source: our choice; the paper's page shows no sign of rays (PAPER.md §2).
     """
+    direction, origin = token_rays(path, height, width, horizontal_fov)
+    value = torch.cat([direction, origin], dim=-1)
+    waves = [value * (math.pi * octave) for octave in (0.5, 1, 2)]
+    features = torch.cat([value, *(wave.sin() for wave in waves), *(wave.cos() for wave in waves)], dim=-1)
+    return features.permute(0, 1, 3, 2, 4).flatten(3)
+
+
+def token_rays(path: Tensor, height: int, width: int, horizontal_fov: float) -> tuple[Tensor, Tensor]:
+    """Unit directions and origins (B, T, 4, height * width, 3) of the rays through the tokens' centres."""
     x = (torch.arange(width, device=path.device) + 0.5) / width * 2 - 1
     y = ((torch.arange(height, device=path.device) + 0.5) / height * 2 - 1) * height / width
     y, x = torch.meshgrid(y, x, indexing="ij")
@@ -36,12 +46,34 @@ def ray_map(path: Tensor, height: int, width: int, horizontal_fov: float) -> Ten
     rays = torch.stack([x * slope, y * slope, torch.ones_like(x)], dim=-1).flatten(0, 1).to(path.dtype)
     rays = torch.nn.functional.normalize(rays, dim=-1)
     with torch.autocast(path.device.type, enabled=False):  # directions need more than the 8 bits of bf16
-        direction = rays @ path[..., :3, :3].transpose(-1, -2)  # B T 4 S 3
-    origin = path[..., :3, 3].unsqueeze(-2).expand_as(direction)
-    value = torch.cat([direction, origin], dim=-1)
-    waves = [value * (math.pi * octave) for octave in (0.5, 1, 2)]
-    features = torch.cat([value, *(wave.sin() for wave in waves), *(wave.cos() for wave in waves)], dim=-1)
-    return features.permute(0, 1, 3, 2, 4).flatten(3)
+        direction = rays @ path[..., :3, :3].transpose(-1, -2)
+    return direction, path[..., :3, 3].unsqueeze(-2).expand_as(direction)
+
+
+def ray_rotary(
+    path: Tensor, time_index: Tensor, height: int, width: int, horizontal_fov: float, head_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Rotary tables, each (B, 1, N, head_dim / 2), of where in the room tokens look instead of where in the frame.
+
+    The pairs of a head turn with the yaw (half of them, harmonics 1, 2, ...), with the elevation (a third) and with the
+    time index of what a token looks at, NOMINAL_DEPTH along its ray, seen from the path's origin. All tokens that look
+    at one place turn alike, whichever frame they are in. Source: GTA (arXiv 2310.10375); the angles are our choice.
+    """
+    direction, origin = token_rays(path, height, width, horizontal_fov)
+    point = (origin + NOMINAL_DEPTH * direction).mean(dim=2).flatten(1, 2)  # B N 3
+    yaw = torch.atan2(point[..., 0], point[..., 2])
+    elevation = torch.atan2(point[..., 1], point[..., ::2].norm(dim=-1))
+    time = time_index.repeat_interleave(height * width, dim=1).to(yaw.dtype)
+    pairs = head_dim // 2
+    counts = (pairs // 2, pairs // 3, pairs - pairs // 2 - pairs // 3)
+    harmonics = [torch.arange(1, count + 1, device=path.device) for count in counts]
+    angles = [
+        yaw[..., None] * harmonics[0],
+        2 * elevation[..., None] * harmonics[1],
+        time[..., None] / 4 ** harmonics[2],
+    ]
+    angle = torch.cat(angles, dim=-1)[:, None]
+    return angle.cos(), angle.sin()
 
 
 def c2w_12(path: Tensor, height: int, width: int) -> Tensor:

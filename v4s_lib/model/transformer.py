@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed
 from v4s_lib.model.localizer import Localizer, pose_matrix
-from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map
+from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
 from v4s_lib.model.weights import check_keys
 
 # What a stock Wan checkpoint does not have.
@@ -42,6 +42,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             alone gives no token a number to compute with.
         localize_after: blocks after which a one-way model predicts where its context stands (see Localizer); None for
             the paper's plain model.
+        ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
 
@@ -72,6 +73,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         position_size: tuple[int, int] | None = None,
         relative_time: bool = False,
         localize_after: int | None = None,
+        ray_rotary: bool = False,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
@@ -84,6 +86,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 "expected one_way context_attention and a position_size for a localizer, "
                 f"got {context_attention} and {position_size}: give both or leave localize_after None"
             )
+        if ray_rotary and localize_after is None:
+            raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -143,7 +147,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         return self._encode_context(context_latents, time_index, timestep)[0]
 
     def _encode_context(
-        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None
+        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, only_poses: bool = False
     ) -> tuple[list[KeyValue], Tensor | None]:
         states, grid = self._embed(latents, CONTEXT, time_index=time_index)
         if timestep is None:
@@ -154,10 +158,15 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
                 poses = self.localizer(states, grid[0])
-                rays = self._rays(pose_matrix(poses.detach()), grid)
+                if only_poses:
+                    break
+                placed = pose_matrix(poses.detach())
+                rays = self._rays(placed, grid)
+                if self.config.ray_rotary:
+                    rotary = self._ray_rotary(placed, time_index, grid)
             if rays is not None:
                 states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
-            states, own = block(states, modulation, rotary)
+            states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
             cache.append(own)
         return cache, poses
 
@@ -174,8 +183,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         camera_path: Tensor | None = None,
         camera_mask: Tensor | None = None,
         clean_latents: int = 1,
-        return_poses: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        only_poses: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
         Args:
@@ -190,11 +199,11 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             camera_path: (B*M, T, 4, 4, 4) c2w relative to the start frame, or None for no path.
             camera_mask: (B*M,) False where the path is to be ignored; None ignores none.
             clean_latents: how many leading target latents are given.
-            return_poses: also return what the localizer predicts, to teach it.
+            only_poses: stop at the localizer and return what it predicts, to teach it; needs a context.
 
         Returns:
-            (B*M, C, T, H, W); with ``return_poses`` also the predicted poses of the context (B, T', 4, 3, 3) and of the
-            start frame (B*M, 3, 3), see Localizer.
+            (B*M, C, T, H, W); with ``only_poses`` the predicted poses of the context (B, T', 4, 3, 3) and of the start
+            frames (B*M, 1, 4, 3, 3) instead, see Localizer.
         """
         self._check_conditions(context_cache, encoder_hidden_states, camera_path)
         context_poses = start_pose = None
@@ -212,28 +221,34 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
-            context_cache, context_poses = self._encode_context(context_latents, context_time_index, context_timestep)
+            context_cache, context_poses = self._encode_context(
+                context_latents, context_time_index, context_timestep, only_poses
+            )
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
         rotary = self.rope(index, *grid[1:])
         pose = None if camera_path is None else self._pose(camera_path, grid)
         tokens = grid[0] * grid[1] * grid[2]
         for i, block in enumerate(self.blocks):
-            if i == self.config.localize_after and context_cache is not None:
-                start_pose = self.localizer(states[:, : tokens // grid[0]], 1)[:, 0, -1]
+            if i == self.config.localize_after:
+                if context_cache is not None:
+                    start_pose = self.localizer(states[:, : tokens // grid[0]], 1)
+                if only_poses:
+                    return context_poses, start_pose
+                path = self._place(camera_path, camera_mask, start_pose, index)
                 if camera_path is not None:  # from here on the path stands in the context's axes
-                    with torch.autocast(states.device.type, enabled=False):  # as in ray_map: bf16 would turn it
-                        path = pose_matrix(start_pose.detach())[:, None, None] @ camera_path
                     pose = self._pose(path, grid)
+                if self.config.ray_rotary:
+                    rotary = self._ray_rotary(path, index, grid)
             if pose is not None:
                 change = self.pose_adapter[i](pose).type_as(states)
                 if camera_mask is not None:
                     change = change * camera_mask[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
-            states, _ = block(states, modulation, rotary, text, _repeat(context_cache, i, len(states)))
-        output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
-        return (output, context_poses, start_pose) if return_poses else output
+            own_context = None if context_cache is None else _repeat(context_cache[i], len(states))
+            states, _ = block(states, modulation, rotary, text, own_context, self._by_ray(i))
+        return self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
 
     def _check_conditions(self, context_cache: list | None, text: Tensor | None, camera_path: Tensor | None) -> None:
         if context_cache is not None and self.config.context_attention != "one_way":
@@ -278,6 +293,31 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
     def _rays(self, path: Tensor, grid: tuple[int, int, int]) -> Tensor:
         return ray_map(path, grid[1], grid[2], self.config.horizontal_fov).flatten(1, 2)
 
+    def _by_ray(self, block: int) -> bool:
+        """Whether a block's rotary embedding is that of rays in the room."""
+        return self.config.ray_rotary and block >= self.config.localize_after
+
+    def _ray_rotary(self, path: Tensor, time_index: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        fov, head_dim = self.config.horizontal_fov, self.config.attention_head_dim
+        return ray_rotary(path.float(), time_index, grid[1], grid[2], fov, head_dim)
+
+    @staticmethod
+    def _place(path: Tensor | None, mask: Tensor | None, start_pose: Tensor | None, time_index: Tensor) -> Tensor:
+        """The camera path (B, T, 4, 4, 4) in the context's axes or, without a context, in the start frame's.
+
+        A path that is not known stays at the start frame.
+        """
+        shape = (*time_index.shape, 4, 4, 4)
+        if start_pose is None:
+            start = torch.eye(4, device=time_index.device).expand(shape)
+        else:
+            start = pose_matrix(start_pose.detach())[:, :, -1:].expand(shape)
+        if path is None:
+            return start
+        with torch.autocast(path.device.type, enabled=False):  # as in ray_map: bf16 would turn it
+            moved = start @ path
+        return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, start)
+
     def _unpatchify(self, states: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
         shift, scale = (self.scale_shift_table[:, None] + embedded[:, :, None])[:, :, :, None].unbind(2)
         states = self.norm_out(states.float()).unflatten(1, (grid[0], -1)) * (1 + scale) + shift
@@ -286,11 +326,9 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         return states.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def _repeat(cache: list[KeyValue] | None, block: int, batch: int) -> KeyValue | None:
-    """The cached keys and values of a block, one row a target."""
-    if cache is None:
-        return None
-    key, value = cache[block]
+def _repeat(cached: KeyValue, batch: int) -> KeyValue:
+    """A block's cached keys and values, one row a target."""
+    key, value = cached
     repeats = batch // len(key)
     return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
 

@@ -22,12 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
     args = parser.parse_args(arguments)
     try:
+        preset = get_preset(args.preset)
         changes = {} if args.steps is None else {"steps": args.steps}
         if args.no_compile:
             changes["compile"] = False
         if args.no_context:
-            changes["loss"] = replace(get_preset(args.preset).loss, use_context=False)
-        preset = get_preset(args.preset, **changes)
+            # Nothing to locate, and as many targets seen as by the model that has a context.
+            changes["steps"] = changes.get("steps", preset.steps) - preset.locate_steps
+            changes["locate_steps"] = 0
+            changes["loss"] = replace(preset.loss, use_context=False)
+        preset = replace(preset, **changes)
         suffix = "-first-frame-only" if args.no_context else ""
         out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
         weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)

@@ -65,6 +65,13 @@ class RoomStream:
         self.codec = PatchCodec(preset.patch_size)
         self.groups: dict[int, RoomBatch] = {}
 
+    @staticmethod
+    def for_locating(preset: Preset) -> Preset:
+        """A preset whose rooms serve the localizer: more of them, and start frames for targets."""
+        task = replace(preset.task, target_latents=1)
+        targets, contexts = task.targets, preset.locate_contexts
+        return replace(preset, task=task, contexts=contexts, reuse=min(4, contexts), pool_targets=targets)
+
     def task(self, step: int) -> RoomTask:
         """The curriculum: how far the camera walks, and the start frame looks away, grows with the step."""
         preset, final = self.preset, self.preset.task

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,7 +22,7 @@ from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
-from v4s_lib.training.loss import flow_matching_loss
+from v4s_lib.training.loss import Sample, flow_matching_loss, localization_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
 
@@ -89,7 +90,9 @@ def train(
     last = preset.steps if stop_at is None else min(preset.steps, stop_at)
     if last < 1:
         raise ValueError(f"expected to train for 1 step or more, got {last}: ask for more steps")
-    accelerator = Accelerator(mixed_precision=preset.mixed_precision)
+    # The steps that teach the localizer alone leave the later blocks without gradients.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=preset.mixed_precision, kwargs_handlers=[unused])
     with Interrupt() as interrupt, _fast_attention(accelerator):
         run = _Run(preset, out_dir, seed, accelerator, init)
         run.begin(resume)
@@ -123,23 +126,27 @@ class _Run:
         compiled = preset.compile and can_compile(accelerator)
         if compiled:
             model.compile_repeated_blocks()
-        self.stream = RoomStream(
-            preset, seed, accelerator.device, accelerator.process_index, accelerator.num_processes, compiled
-        )
+        place = (seed, accelerator.device, accelerator.process_index, accelerator.num_processes, compiled)
+        self.stream = RoomStream(preset, *place)
+        self.locate_stream = RoomStream(RoomStream.for_locating(preset), *place)
         self.validation = Validation(preset, accelerator.device)
         self.step = 0
         self.started = time.perf_counter()
 
     def train_step(self) -> float:
         """One optimizer step; returns its loss."""
-        sample = self.stream.sample(self.step)
+        locating = self.step < self.preset.locate_steps
+        sample = (self.locate_stream if locating else self.stream).sample(self.step)
         noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
         factor = learning_rate(self.step, self.preset)
         for optimizer, rate in zip(self.optimizers, (self.preset.muon_lr, self.preset.adamw_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         with self.accelerator.autocast():
-            loss = flow_matching_loss(self.model, sample, self.preset.loss, noise)
+            if locating:
+                loss = self.locate(sample)
+            else:
+                loss = flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
         value = self.accelerator.gather(loss.detach()).mean().item()
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -154,6 +161,24 @@ class _Run:
         self.step += 1
         self.log({"loss": value, "gradient_norm": float(norm), "rate": factor})
         return value
+
+    def locate(self, sample: Sample) -> torch.Tensor:
+        """The loss of the steps that teach the localizer alone."""
+        poses = self.model(
+            sample.target_latents,
+            torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
+            sample.target_time_index,
+            sample.context_latents,
+            sample.context_time_index,
+            only_poses=True,
+        )
+        return localization_loss(*poses, sample, torch.ones(len(sample.context_latents), device=poses[0].device))
+
+    def true_poses(self) -> float:
+        """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
+        drawing = self.preset.steps - self.preset.locate_steps
+        over = self.preset.true_poses_until * drawing
+        return max(0.0, 1 - (self.step - self.preset.locate_steps) / over) if over else 0.0
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:

@@ -4,9 +4,12 @@ A target latent x and noise e are mixed to x_t = (1 - sigma) x + sigma e. The st
 clean or, for the unconditional branch, noise. Source of the objective: PAPER.md §2; weights and rates are our choice.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
@@ -16,7 +19,7 @@ from v4s_lib.model.localizer import pose_numbers
 class LossConfig:
     sigma_mean: float = 1.0  # of the logit-normal from which sigma is drawn; > 0 favours high noise
     min_sigma: float = 0.3  # the error of clean latents is divided by max(sigma, min_sigma)**2
-    drop_context: float = 0.1  # share of contexts replaced by noise, with their targets' paths dropped
+    drop_context: float = 0.1  # share of contexts replaced by noise; half of their targets' paths are dropped too
     drop_instruction: float = 0.1  # share of targets whose path alone is dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
@@ -35,10 +38,46 @@ class Sample:
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
 
 
-def flow_matching_loss(model, sample: Sample, config: LossConfig, generator: torch.Generator) -> Tensor:
+@contextlib.contextmanager
+def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[list[Tensor]]:
+    """Collect what the localizer predicts (context, start frames); where ``known`` (S,), its blocks get the truth.
+
+    It acts from outside, in training: the model itself has no argument for context poses.
+    """
+    localizer = extract_model_from_parallel(model).localizer
+    predicted: list[Tensor] = []
+    if localizer is None:
+        yield predicted
+        return
+
+    def swap(module, arguments, output: Tensor) -> Tensor:
+        predicted.append(output)
+        poses = sample.context_poses if len(predicted) == 1 else sample.start_pose[:, None, None]
+        mask = known.repeat_interleave(len(output) // len(known))[:, None, None, None, None]
+        return torch.where(mask, pose_numbers(poses).expand_as(output), output)
+
+    handle = localizer.register_forward_hook(swap)
+    try:
+        yield predicted
+    finally:
+        handle.remove()
+
+
+def localization_loss(context_poses: Tensor, start_poses: Tensor, sample: Sample, counted: Tensor) -> Tensor:
+    """Mean squared error of the localizer's predictions over the contexts (S,) that are ``counted``."""
+    error = (context_poses - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
+    start_error = (start_poses[:, 0, -1] - pose_numbers(sample.start_pose)).square().mean(dim=(1, 2))
+    error = error + start_error.unflatten(0, (len(error), -1)).mean(dim=1)
+    return (error * counted).mean()
+
+
+def flow_matching_loss(
+    model, sample: Sample, config: LossConfig, generator: torch.Generator, true_poses: float = 0.0
+) -> Tensor:
     """Mean weighted squared error of the predicted clean latents, over the noisy latents.
 
-    Noise is drawn on the CPU in float32 and moved, so that every device sees the same.
+    Noise is drawn on the CPU in float32 and moved, so that every device sees the same. In a share ``true_poses`` of
+    the contexts the blocks after the localizer are given true poses in place of predicted ones.
     """
     target, context = sample.target_latents, sample.context_latents
     count, device = len(target), target.device
@@ -58,22 +97,19 @@ def flow_matching_loss(model, sample: Sample, config: LossConfig, generator: tor
         "context_time_index": sample.context_time_index,
         "context_timestep": 1000.0 * no_context,
     }
-    no_path = no_context.repeat_interleave(count // len(context)) | (uniform(count) < config.drop_instruction)
-    output, context_poses, start_pose = model(
-        noisy,
-        1000 * sigma.flatten(),
-        sample.target_time_index,
-        **(condition if config.use_context else {}),
-        camera_path=sample.camera_path,
-        camera_mask=~no_path,
-        return_poses=True,
-    )
+    lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
+    no_path = lost | (uniform(count) < config.drop_instruction)
+    with teacher_forcing(model, sample, uniform(len(context)) < true_poses) as predicted:
+        output = model(
+            noisy,
+            1000 * sigma.flatten(),
+            sample.target_time_index,
+            **(condition if config.use_context else {}),
+            camera_path=sample.camera_path,
+            camera_mask=~no_path,
+        )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
-    if context_poses is not None:
-        known = (~no_context).float()
-        error = (context_poses - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
-        start_error = (start_pose - pose_numbers(sample.start_pose)).square().mean(dim=(1, 2))
-        error = error + start_error.unflatten(0, (len(known), -1)).mean(dim=1)
-        loss = loss + config.localization * (error * known).mean()
+    if predicted:
+        loss = loss + config.localization * localization_loss(*predicted, sample, ~no_context)
     return loss

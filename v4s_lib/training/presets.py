@@ -20,12 +20,15 @@ class Preset:
     first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
+    locate_steps: int  # first of the steps, that teach a localizer alone: where before what
+    true_poses_until: float  # share of the other steps over which true poses in place of predicted ones fade out
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
     steps: int  # optimizer steps
     contexts: int = 8  # a step, on each process
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
+    locate_contexts: int = 16  # a locate step, on each process; a quarter of their rooms are new in each
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float = 0.02  # for the matrices of the blocks
     adamw_lr: float = 1e-3  # for everything else
@@ -60,6 +63,7 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
         "position_size": (camera.height // patch, camera.width // patch),
         "relative_time": True,
         "localize_after": layers // 2,
+        "ray_rotary": True,
         "prediction_type": "sample",
     }
 
@@ -72,10 +76,12 @@ SMALL = Preset(
     task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.5, spread=30.0),
     first_reach=0.1,
     first_spread=5.0,
-    ramp_steps=1500,
+    ramp_steps=500,
+    locate_steps=700,
+    true_poses_until=0.6,
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=2700,
+    steps=3600,
 )
 
 SMOKE = Preset(
@@ -86,12 +92,15 @@ SMOKE = Preset(
     first_reach=0.1,
     first_spread=5.0,
     ramp_steps=2,
+    locate_steps=1,
+    true_poses_until=0.6,
     model=_model(32, 2, 2, 8, _SMOKE_CAMERA),
     patch_size=8,
     steps=4,
     contexts=2,
     reuse=2,
     pool_targets=2,
+    locate_contexts=4,
     warmup=1,
     mixed_precision="no",
     compile=False,

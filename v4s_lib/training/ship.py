@@ -55,7 +55,8 @@ def run_facts(state: dict[str, Any], log: Path, hardware: str) -> dict[str, Any]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     seconds = training_seconds(lines)
     contract = state["contract"]
-    targets = state["step"] * contract["contexts"] * contract["task"]["targets"]
+    drawn = max(0, state["step"] - contract["locate_steps"])
+    targets = drawn * contract["contexts"] * contract["task"]["targets"]
     return {
         "step": state["step"],
         "targets_seen": targets,

@@ -186,7 +186,7 @@ def _paint(rng: np.random.Generator) -> np.ndarray:
 
 def _wall(rng: np.random.Generator) -> np.ndarray:
     """A patterned wall with up to three pictures, doors or windows on it."""
-    wall = _pattern(rng, _random_color(rng, 0.35, 0.9), 0.2)
+    wall = _pattern(rng, _random_color(rng, 0.35, 0.9), 0.15)
     for _ in range(rng.integers(1, 4)):
         width, height = rng.integers(4, 9), rng.integers(6, 16)
         left, bottom = rng.integers(1, TEXELS - width), rng.choice([0, rng.integers(8, TEXELS - height)])
@@ -198,7 +198,7 @@ def _wall(rng: np.random.Generator) -> np.ndarray:
 def _pattern(rng: np.random.Generator, base: tuple[float, float, float], contrast: float) -> np.ndarray:
     """Stripes, checks, dots or a gradient of two tones of ``base``."""
     row, column = np.mgrid[0:TEXELS, 0:TEXELS]
-    period = rng.choice([4, 8, 16])
+    period = rng.choice([8, 16])
     masks = {
         "plain": np.zeros_like(row),
         "columns": column // (period // 2) % 2,

@@ -1,0 +1,69 @@
+"""Does the generated camera follow the instructed path? The measures of camera following (DESIGN §7).
+
+Every looked-at frame is explained by a camera of the true room (``CameraFinder``). A frame that no camera of the room
+explains is a failure: it counts as wrong, with the error of a path that has nothing to do with the instructed one.
+"""
+
+import torch
+from torch import Tensor
+
+from v4s_lib.data.navigation import NavigationEpisode
+from v4s_lib.evaluation.camera import CameraFinder
+from v4s_lib.training.presets import Preset
+from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
+
+FOLLOWING_UNITS = {"navigation_accuracy": "1", "rotation_error": "deg", "translation_error": "m"}
+LOOKED_AT = (0.45, 0.7, 1.0)  # shares of the clip's length; each frame costs about a third of a second
+MAX_ROTATION, MAX_TRANSLATION = 5.0, 0.25  # degrees and metres, of a followed frame (DESIGN §7)
+MAX_RESIDUAL = 0.5  # above it a frame is a failure: other rooms' frames lie above
+
+
+def looked_at(frames: int) -> list[int]:
+    """Numbers of the frames whose camera is found, never the start frame."""
+    return [max(1, round(share * (frames - 1))) for share in LOOKED_AT]
+
+
+def replayed(path: Tensor, start: Tensor) -> Tensor:
+    """The path (F, 4, 4) moved so that it begins at the pose ``start`` (4, 4)."""
+    return start @ inverse(path[0]) @ path
+
+
+def following_measures(
+    clips: dict[str, Tensor], episode: NavigationEpisode, unrelated: Tensor, preset: Preset
+) -> dict[str, dict[str, float]]:
+    """Camera measures of each clip (F, H, W, 3) and of two rows for scale, over ``looked_at`` frames.
+
+    Args:
+        clips: one clip a method.
+        episode: the room and the instructed path.
+        unrelated: (F, 4, 4) a path in the room that has nothing to do with the instructed one.
+        preset: of the episode.
+
+    Returns:
+        per method the three measures of ``FOLLOWING_UNITS``, and ``failed_frames``. ``ground_truth`` is the floor that
+        the finder itself leaves, ``shuffled`` the unrelated path's own error.
+    """
+    frames = looked_at(len(episode.target_c2w))
+    true, other = episode.target_c2w[frames], unrelated[frames]
+    finder = CameraFinder(episode.scenes, preset.task.camera, preset.task.reach)
+    clips = {**clips, "ground_truth": episode.target.rgb}
+    found = finder.find(torch.cat([clip[frames] for clip in clips.values()]))
+    wrong = (rotation_angle(other, true), translation_distance(other, true))
+    measures = {"shuffled": _measures(*wrong, torch.zeros(len(frames), dtype=torch.bool))}
+    cameras, residuals = (part.split(len(frames)) for part in (found.c2w, found.residual))
+    for name, c2w, residual in zip(clips, cameras, residuals, strict=True):
+        failed = residual > MAX_RESIDUAL
+        rotation = torch.where(failed, wrong[0], rotation_angle(c2w, true))
+        translation = torch.where(failed, wrong[1], translation_distance(c2w, true))
+        measures[name] = _measures(rotation, translation, failed)
+    return measures
+
+
+def _measures(rotation: Tensor, translation: Tensor, failed: Tensor) -> dict[str, float]:
+    followed = (rotation < MAX_ROTATION) & (translation < MAX_TRANSLATION) & ~failed
+    return {
+        "navigation_accuracy": followed.float().mean().item(),
+        "rotation_error": rotation.mean().item(),
+        "translation_error": translation.mean().item(),
+        "failed_frames": int(failed.sum()),
+    }
