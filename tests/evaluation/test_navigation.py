@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from v4s_lib.evaluation import navigation, reproduce, results
+from v4s_lib.evaluation import navigation, reproduce, results, settings
 from v4s_lib.evaluation.__main__ import main
 from v4s_lib.training.presets import get_preset
 
@@ -22,6 +22,8 @@ def test_every_method_has_every_measure(scored):
     methods = {"ours", "ours_mean", "no_context", "other_context", "repeat", "context_mean", "nearest_true_pose"}
     assert {method for method, _ in rows} >= methods
     assert all((method, metric) in rows for method in methods for metric in ("psnr_recall", "psnr", "ssim"))
+    followed = {"ours", "no_context", "other_context", "ground_truth", "shuffled"}
+    assert {method for method, metric in rows if metric == "navigation_accuracy"} == followed
 
 
 def test_interrupted_scoring_goes_on_and_never_scores_twice(tmp_path):
@@ -90,3 +92,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys, tmp_path):
     message = capsys.readouterr().err.strip()
     assert message.startswith("expected ") and len(message.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_compared_on_validation_rooms(capsys):
+    assert settings.main("--preset smoke --guidance 1 2 --steps 2 --samples 2 --episodes 2".split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:]] == [[" 1.0 ", " 2 "], [" 2.0 ", " 2 "]]
+    assert settings.main(["--preset", "huge"]) == 2

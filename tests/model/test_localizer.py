@@ -40,11 +40,54 @@ def test_any_numbers_give_a_rigid_pose():
 
 @torch.no_grad()
 def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inputs):
-    model = make_transformer(localize_after=1, relative_time=True)
-    expected, context_poses, start_pose = model(**inputs, return_poses=True)
-    assert context_poses.shape == (2, 5, 4, 3, 3) and start_pose.shape == (4, 3, 3)
+    model = make_transformer(localize_after=1, relative_time=True, ray_rotary=True)
+    expected = model(**inputs)
     cache = model.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
     torch.testing.assert_close(model(**inputs, context_cache=cache), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_poses_alone_are_those_that_the_whole_model_finds(make_transformer, inputs):
+    model, found = make_transformer(localize_after=1, relative_time=True), []
+    context, start = model(**inputs, only_poses=True)
+    assert context.shape == (2, 5, 4, 3, 3) and start.shape == (4, 1, 4, 3, 3)
+    model.localizer.register_forward_hook(lambda _, args, output: found.append(output))
+    model(**inputs)
+    torch.testing.assert_close(found[0], context, **CLOSE)
+    torch.testing.assert_close(found[1], start, **CLOSE)
+
+
+def by_ray(make_transformer, start: torch.Tensor):
+    """A ray-rotary model whose head says that every latent stands at ``start``, and that sees rays by rotation only."""
+    model = make_transformer(localize_after=0, ray_rotary=True)
+    model.localizer.pose.weight.zero_()
+    model.localizer.pose.bias.copy_(pose_numbers(start).flatten().repeat(4))
+    for layer in [*model.localizer.adapter, *model.pose_adapter]:
+        layer.weight.zero_()
+        layer.bias.zero_()
+    return model
+
+
+@torch.no_grad()
+def test_with_ray_rotary_a_common_turn_of_room_and_camera_changes_nothing_and_a_turn_of_the_camera_does(
+    make_transformer, inputs
+):
+    """Only where a token looks relative to the others counts: rotary embedding turns queries, keys and values alike."""
+    turn = torch.eye(4)
+    turn[0, 0], turn[0, 2], turn[2, 0], turn[2, 2] = 0.6, 0.8, -0.8, 0.6  # about the camera's own upright axis
+    still = {**inputs, "camera_path": torch.eye(4).expand(4, 3, 4, 4, 4)}
+    expected = by_ray(make_transformer, torch.eye(4))(**still)
+    torch.testing.assert_close(by_ray(make_transformer, turn)(**still), expected, **CLOSE)
+    turned = by_ray(make_transformer, torch.eye(4))(**{**still, "camera_path": turn.expand(4, 3, 4, 4, 4)})
+    assert (turned - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_masked_path_stays_at_the_start_frame(make_transformer, inputs):
+    model = by_ray(make_transformer, torch.eye(4))
+    still = {**inputs, "camera_path": torch.eye(4).expand(4, 3, 4, 4, 4)}
+    masked = model(**inputs, camera_mask=torch.zeros(4, dtype=torch.bool))
+    torch.testing.assert_close(masked, model(**still), **CLOSE)
 
 
 @torch.no_grad()
@@ -67,5 +110,7 @@ def test_what_a_localizer_needs(make_transformer):
     for changes in ({"context_attention": "two_way"}, {"position_size": None}):
         with pytest.raises(ValueError, match="^expected one_way context_attention and a position_size for a localizer"):
             make_transformer(localize_after=1, **changes)
+    with pytest.raises(ValueError, match="^expected a localizer for ray_rotary"):
+        make_transformer(ray_rotary=True)
     with pytest.raises(ValueError, match=r"^expected localize_after to be one of \(None, 0, 1\), got 2"):
         make_transformer(localize_after=2)

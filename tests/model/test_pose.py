@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, relative_to_start
+from v4s_lib.model.pose import NOMINAL_DEPTH, POSE_FEATURES, c2w_12, ray_map, ray_rotary, relative_to_start
 from v4s_lib.worlds.cameras import Camera, pose
 
 
@@ -87,3 +87,24 @@ def test_c2w_12_is_the_last_frames_matrix_row_by_row():
     assert numbers.shape == (1, 1, 6, 12)
     expected = torch.tensor([0.0, 0, 1, 1, 0, 1, 0, 2, -1, 0, 0, 3]).expand(6, 12)
     torch.testing.assert_close(numbers[0, 0], expected, atol=1e-6, rtol=0)
+
+
+def test_ray_rotary_turns_with_yaw_elevation_and_time():
+    """Head dimension 24: 12 pairs, of which 6 for yaw, 4 for elevation and 2 for time."""
+    c2w = turned(30.0)
+    c2w[:3, 3] = 0
+    index = torch.tensor([[5]])
+    cos, sin = ray_rotary(as_path(c2w), index, 1, 1, 90.0, 24)
+    assert cos.shape == sin.shape == (1, 1, 1, 12)
+    yaw = math.radians(30.0)
+    angle = torch.tensor([yaw * k for k in range(1, 7)] + [0.0] * 4 + [5 / 4, 5 / 16])
+    torch.testing.assert_close(cos[0, 0, 0], angle.cos(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sin[0, 0, 0], angle.sin(), atol=1e-5, rtol=0)
+
+
+def test_ray_rotary_looks_at_what_lies_at_the_nominal_depth():
+    """From one nominal depth to the left, looking ahead: what is there is seen from the origin at -45 degrees."""
+    c2w = torch.eye(4)
+    c2w[0, 3] = -NOMINAL_DEPTH
+    cos, sin = ray_rotary(as_path(c2w), torch.tensor([[0]]), 1, 1, 90.0, 24)
+    assert torch.atan2(sin, cos)[0, 0, 0, 0].item() == pytest.approx(-math.pi / 4, abs=1e-5)

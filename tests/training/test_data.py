@@ -78,6 +78,13 @@ def test_the_curriculum_grows_by_step_to_the_task():
     assert stream.task(5000) == preset.task
 
 
+def test_rooms_for_the_localizer_hold_start_frames_alone():
+    preset = RoomStream.for_locating(SMOKE)
+    sample = RoomStream(preset, 0, "cpu").sample(0)
+    assert len(sample.context_latents) == SMOKE.locate_contexts
+    assert sample.target_latents.shape[:1] + sample.target_latents.shape[2:3] == (4 * SMOKE.task.targets, 1)
+
+
 def test_time_indices_cover_their_range_and_keep_the_gap(stream):
     """Scans of 8 latents and a gap of 4: a target starts 12 after the scan's first latent."""
     lowest, highest = 1023, 0

@@ -34,6 +34,7 @@ def test_task_codec_and_model_fit(name):
     assert task.targets <= preset.pool_targets
     assert preset.first_reach <= task.reach and preset.first_spread <= task.spread
     assert 0 < preset.ramp_steps <= preset.steps and 0 < preset.cooldown < 1
+    assert 0 < preset.locate_steps < preset.steps and 0 <= preset.true_poses_until <= 1
 
 
 def test_small_fits_its_file_and_smoke_is_tiny():

@@ -22,6 +22,9 @@ class Localizer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(tokens * dim, 2 * dim)
         self.pose = nn.Linear(2 * dim, FRAMES * 9)
+        self.carry = nn.Linear(dim, dim)
+        nn.init.zeros_(self.carry.weight)
+        nn.init.zeros_(self.carry.bias)
         self.adapter = nn.ModuleList(nn.Linear(POSE_FEATURES["ray_map"], dim) for _ in range(later_blocks))
         for layer in self.adapter:
             nn.init.zeros_(layer.weight)
@@ -32,6 +35,14 @@ class Localizer(nn.Module):
         tokens = self.norm(states.unflatten(1, (latents, -1))).flatten(2)
         numbers = self.pose(nn.functional.gelu(self.hidden(tokens)))
         return numbers.float().unflatten(-1, (FRAMES, 3, 3))
+
+
+    def draw_from(self, embedded: Tensor, states: Tensor) -> Tensor:
+        """Tokens for the later blocks: the pixels afresh, and what the blocks before found out about them.
+
+        Blocks that learn to localise drown the pixels they began with, and drawing needs those.
+        """
+        return embedded + self.carry(self.norm(states)).type_as(embedded)
 
 
 def pose_numbers(c2w: Tensor) -> Tensor:

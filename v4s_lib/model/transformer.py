@@ -154,12 +154,13 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             timestep = torch.zeros(len(states), device=states.device)
         _, modulation = self._time(timestep[:, None].expand(-1, grid[0]), states)
         rotary = self.rope(time_index, *grid[1:])
-        cache, poses, rays = [], None, None
+        embedded, cache, poses, rays = states, [], None, None
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
                 poses = self.localizer(states, grid[0])
                 if only_poses:
                     break
+                states = self.localizer.draw_from(embedded, states)
                 placed = pose_matrix(poses.detach())
                 rays = self._rays(placed, grid)
                 if self.config.ray_rotary:
@@ -229,12 +230,14 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         rotary = self.rope(index, *grid[1:])
         pose = None if camera_path is None else self._pose(camera_path, grid)
         tokens = grid[0] * grid[1] * grid[2]
+        first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
                 if context_cache is not None:
                     start_pose = self.localizer(states[:, : tokens // grid[0]], 1)
                 if only_poses:
                     return context_poses, start_pose
+                states = self.localizer.draw_from(first, states)
                 path = self._place(camera_path, camera_mask, start_pose, index)
                 if camera_path is not None:  # from here on the path stands in the context's axes
                     pose = self._pose(path, grid)

@@ -44,7 +44,7 @@ def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[list[Tenso
 
     It acts from outside, in training: the model itself has no argument for context poses.
     """
-    localizer = extract_model_from_parallel(model).localizer
+    localizer = getattr(extract_model_from_parallel(model), "localizer", None)
     predicted: list[Tensor] = []
     if localizer is None:
         yield predicted

@@ -73,15 +73,15 @@ _SMOKE_CAMERA = Camera(16, 24)
 
 SMALL = Preset(
     name="small",
-    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.5, spread=30.0),
+    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.4, spread=10.0),
     first_reach=0.1,
     first_spread=5.0,
-    ramp_steps=500,
-    locate_steps=700,
-    true_poses_until=0.6,
+    ramp_steps=1200,
+    locate_steps=400,
+    true_poses_until=0.5,
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=3600,
+    steps=2200,
 )
 
 SMOKE = Preset(

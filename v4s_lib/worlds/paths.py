@@ -46,12 +46,13 @@ def _places(scenes: Scenes, generator: torch.Generator, count: int, reach: float
 def scan_path(scenes: Scenes, generator: torch.Generator, frames: int, reach: float = 0.8) -> Tensor:
     """A walk that looks around and around, c2w (S, frames, 4, 4).
 
-    The camera turns one way at 4 to 5 degrees a frame, with some unevenness, while it wanders and nods.
+    The camera turns one way at 4.3 to 4.7 degrees a frame, a little unevenly, while it wanders and nods: which way it
+    turns must be seen, how far it has turned the time index nearly tells.
     """
     count = math.ceil(frames / 12) + 3  # one control point every 12 frames
-    rate = _uniform(generator, (len(scenes), 1), math.radians(4.0), math.radians(5.0)) * frames / (count - 3)
+    rate = _uniform(generator, (len(scenes), 1), math.radians(4.3), math.radians(4.7)) * frames / (count - 3)
     sign = torch.randint(0, 2, (len(scenes), 1), generator=generator) * 2 - 1
-    steps = sign * rate * _uniform(generator, (len(scenes), count), 0.8, 1.2)
+    steps = sign * rate * _uniform(generator, (len(scenes), count), 0.9, 1.1)
     yaw = _uniform(generator, (len(scenes), 1), -math.pi, math.pi) + steps.cumsum(dim=1)
     pitch = _uniform(generator, (len(scenes), count), math.radians(-20), math.radians(0))
     control = torch.cat([_places(scenes, generator, count, reach), yaw[..., None], pitch[..., None]], dim=-1)
