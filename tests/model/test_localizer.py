@@ -57,12 +57,12 @@ def test_poses_alone_are_those_that_the_whole_model_finds(make_transformer, inpu
     torch.testing.assert_close(found[1], start, **CLOSE)
 
 
-def by_ray(make_transformer, start: torch.Tensor):
+def by_ray(make_transformer, start: torch.Tensor, after: int = 0):
     """A ray-rotary model whose head says that every latent stands at ``start``, and that sees rays by rotation only."""
-    model = make_transformer(localize_after=0, ray_rotary=True)
+    model = make_transformer(localize_after=after, ray_rotary=True)
     model.localizer.pose.weight.zero_()
     model.localizer.pose.bias.copy_(pose_numbers(start).flatten().repeat(4))
-    for layer in [*model.localizer.adapter, *model.pose_adapter]:
+    for layer in [*model.localizer.adapter, *model.pose_adapter, model.localizer.carry]:
         layer.weight.zero_()
         layer.bias.zero_()
     return model
@@ -97,13 +97,24 @@ def test_true_poses_put_the_path_into_the_contexts_axes(make_transformer, make_p
     start = make_path(1, 1, seed=5)[0, 0]
     model.localizer.pose.weight.zero_()
     model.localizer.pose.bias.copy_(pose_numbers(start).flatten().repeat(4))
-    for layer in model.localizer.adapter:
+    for layer in [*model.localizer.adapter, model.localizer.carry]:
         layer.weight.zero_()
         layer.bias.zero_()
     plain.load_state_dict(model.state_dict(), strict=False)
     model.role_embedding[3] = model.role_embedding[0]  # the last context latent has a role of its own
     expected = plain(**{**inputs, "camera_path": start @ inputs["camera_path"]})
     torch.testing.assert_close(model(**inputs), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_the_later_blocks_begin_with_the_pixels_afresh(make_transformer, inputs):
+    """Whatever the first block writes, nothing of it is left if nothing is carried and the head is constant."""
+    model = by_ray(make_transformer, torch.eye(4), after=1)
+    expected = model(**inputs)
+    model.blocks[0].ffn.net[2].weight.mul_(-3)
+    torch.testing.assert_close(model(**inputs), expected, **CLOSE)
+    model.localizer.carry.weight.copy_(torch.eye(24))
+    assert (model(**inputs) - expected).abs().max() > 1e-3
 
 
 def test_what_a_localizer_needs(make_transformer):

@@ -122,3 +122,18 @@ class ContextVideoBlock(nn.Module):
         if rotate_values:
             mixed = rotate(mixed, (rotary[0], -rotary[1]))
         return attention.to_out[0](mixed.transpose(1, 2).flatten(2)), own
+
+
+def repeat_cached(cached: KeyValue, batch: int) -> KeyValue:
+    """A block's cached keys and values, one row a target."""
+    key, value = cached
+    repeats = batch // len(key)
+    return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
+
+
+def zero_linear(features_in: int, features_out: int, bias: bool = True) -> nn.Linear:
+    """A layer that says nothing until it has learnt to: parts that a stock checkpoint has not begin so."""
+    layer = nn.Linear(features_in, features_out, bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

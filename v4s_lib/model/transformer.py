@@ -12,15 +12,14 @@ from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 from torch import Tensor, nn
 
-from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed
-from v4s_lib.model.localizer import Localizer, pose_matrix
+from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
+from v4s_lib.model.localizer import TIME_WAVES, Localizer, check_localizer, place_path, pose_matrix, time_waves
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
 from v4s_lib.model.weights import check_keys
 
 # What a stock Wan checkpoint does not have.
 NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.", "localizer.")
 CONTEXT, START, MOVING, LAST_CONTEXT = 0, 1, 2, 3  # rows of the role embedding
-TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the sinusoids of relative_time
 
 
 class ContextVideoTransformer(ModelMixin, ConfigMixin):
@@ -48,7 +47,6 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
 
     _no_split_modules = ["ContextVideoBlock"]
     _repeated_blocks = ["ContextVideoBlock"]  # compiled once for all
-    _supports_gradient_checkpointing = False
 
     @register_to_config
     def __init__(
@@ -81,13 +79,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         _check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
         _check_option("prediction_type", prediction_type, ("sample", "velocity"))
         _check_option("localize_after", localize_after, (None, *range(num_layers)))
-        if localize_after is not None and (context_attention != "one_way" or position_size is None):
-            raise ValueError(
-                "expected one_way context_attention and a position_size for a localizer, "
-                f"got {context_attention} and {position_size}: give both or leave localize_after None"
-            )
-        if ray_rotary and localize_after is None:
-            raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")
+        check_localizer(localize_after, context_attention, position_size, ray_rotary)
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -109,14 +101,9 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             self.position_embedding = nn.Parameter(torch.zeros(position_size[0] * position_size[1], dim))
         self.pose_adapter = None
         if pose_encoding is not None:
-            self.pose_adapter = nn.ModuleList(nn.Linear(POSE_FEATURES[pose_encoding], dim) for _ in range(num_layers))
-            for layer in self.pose_adapter:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        self.time_adapter = None
-        if relative_time:
-            self.time_adapter = nn.Linear(2 * len(TIME_PERIODS), dim, bias=False)
-            nn.init.zeros_(self.time_adapter.weight)
+            features = POSE_FEATURES[pose_encoding]
+            self.pose_adapter = nn.ModuleList(zero_linear(features, dim) for _ in range(num_layers))
+        self.time_adapter = zero_linear(TIME_WAVES, dim, bias=False) if relative_time else None
         self.localizer = None
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
@@ -150,9 +137,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, only_poses: bool = False
     ) -> tuple[list[KeyValue], Tensor | None]:
         states, grid = self._embed(latents, CONTEXT, time_index=time_index)
-        if timestep is None:
-            timestep = torch.zeros(len(states), device=states.device)
-        _, modulation = self._time(timestep[:, None].expand(-1, grid[0]), states)
+        _, modulation = self._time(_clean_or(timestep, states).expand(-1, grid[0]), states)
         rotary = self.rope(time_index, *grid[1:])
         embedded, cache, poses, rays = states, [], None, None
         for i, block in enumerate(self.blocks):
@@ -192,8 +177,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             target_latents: (B*M, C, T, H, W); the first ``clean_latents`` are given clean, the others are noisy.
             timestep: (B*M,) in 0..1000 of the noisy latents; the clean ones carry 0.
             target_time_index: (B*M, T).
-            context_latents: (B, C, T', H, W), one context for M targets, or None.
-            context_time_index: (B, T').
+            context_latents, context_time_index: (B, C, T', H, W) and (B, T'), one context for M targets, or None.
             context_timestep: (B,) None is 0; the unconditional branch passes the noise's own.
             context_cache: what ``encode_context`` returned, instead of ``context_latents``.
             encoder_hidden_states: (B*M, L, text_dim), or None for no text.
@@ -216,9 +200,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         if joint:
             context, context_grid = self._embed(context_latents, CONTEXT, time_index=context_time_index)
             repeats = len(states) // len(context)
-            if context_timestep is None:
-                context_timestep = torch.zeros(len(context), device=states.device)
-            context_times = context_timestep[:, None].expand(-1, context_grid[0])
+            context_times = _clean_or(context_timestep, context).expand(-1, context_grid[0])
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
@@ -238,7 +220,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 if only_poses:
                     return context_poses, start_pose
                 states = self.localizer.draw_from(first, states)
-                path = self._place(camera_path, camera_mask, start_pose, index)
+                path = place_path(camera_path, camera_mask, start_pose, index)
                 if camera_path is not None:  # from here on the path stands in the context's axes
                     pose = self._pose(path, grid)
                 if self.config.ray_rotary:
@@ -249,8 +231,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                     change = change * camera_mask[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
-            own_context = None if context_cache is None else _repeat(context_cache[i], len(states))
-            states, _ = block(states, modulation, rotary, text, own_context, self._by_ray(i))
+            context = None if context_cache is None else repeat_cached(context_cache[i], len(states))
+            states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
         return self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
 
     def _check_conditions(self, context_cache: list | None, text: Tensor | None, camera_path: Tensor | None) -> None:
@@ -275,10 +257,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         if self.position_embedding is not None:
             states = states + self.position_embedding.type_as(states)
         if self.time_adapter is not None and time_index is not None:
-            before = (time_index[:, -1:] - time_index).float()[..., None]
-            angle = before * (2 * torch.pi / before.new_tensor(TIME_PERIODS))
-            change = self.time_adapter(torch.cat([angle.sin(), angle.cos()], dim=-1))
-            states = states + change[:, :, None].type_as(states)
+            states = states + self.time_adapter(time_waves(time_index))[:, :, None].type_as(states)
         return states.flatten(1, 2), grid
 
     def _time(self, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,32 +273,14 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         return c2w_12(camera_path, grid[1], grid[2]).flatten(1, 2)
 
     def _rays(self, path: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        return ray_map(path, grid[1], grid[2], self.config.horizontal_fov).flatten(1, 2)
+        return ray_map(path, *grid[1:], self.config.horizontal_fov).flatten(1, 2)
 
     def _by_ray(self, block: int) -> bool:
         """Whether a block's rotary embedding is that of rays in the room."""
         return self.config.ray_rotary and block >= self.config.localize_after
 
     def _ray_rotary(self, path: Tensor, time_index: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        fov, head_dim = self.config.horizontal_fov, self.config.attention_head_dim
-        return ray_rotary(path.float(), time_index, grid[1], grid[2], fov, head_dim)
-
-    @staticmethod
-    def _place(path: Tensor | None, mask: Tensor | None, start_pose: Tensor | None, time_index: Tensor) -> Tensor:
-        """The camera path (B, T, 4, 4, 4) in the context's axes or, without a context, in the start frame's.
-
-        A path that is not known stays at the start frame.
-        """
-        shape = (*time_index.shape, 4, 4, 4)
-        if start_pose is None:
-            start = torch.eye(4, device=time_index.device).expand(shape)
-        else:
-            start = pose_matrix(start_pose.detach())[:, :, -1:].expand(shape)
-        if path is None:
-            return start
-        with torch.autocast(path.device.type, enabled=False):  # as in ray_map: bf16 would turn it
-            moved = start @ path
-        return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, start)
+        return ray_rotary(path, time_index, *grid[1:], self.config.horizontal_fov, self.config.attention_head_dim)
 
     def _unpatchify(self, states: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
         shift, scale = (self.scale_shift_table[:, None] + embedded[:, :, None])[:, :, :, None].unbind(2)
@@ -329,11 +290,9 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         return states.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def _repeat(cached: KeyValue, batch: int) -> KeyValue:
-    """A block's cached keys and values, one row a target."""
-    key, value = cached
-    repeats = batch // len(key)
-    return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
+def _clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:
+    """The timestep (B,) as a column (B, 1); 0, which is clean, for None."""
+    return torch.zeros(len(states), 1, device=states.device) if timestep is None else timestep[:, None]
 
 
 def _check_option(name: str, value: str | int | None, allowed: tuple) -> None:
