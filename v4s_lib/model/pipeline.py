@@ -73,7 +73,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
         start_frame: Tensor,
         camera_path: Tensor,
         num_context_latents: int = 16,
-        num_inference_steps: int = 20,
+        num_inference_steps: int = 10,
     ) -> None:
         """Raise ``ValueError`` with one sentence for inputs that can not be used; nothing has been computed yet."""
         self._check_frames("start_frame", start_frame, start_frame.shape[1:3])
@@ -141,7 +141,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
         start_frame: Tensor,
         camera_path: Tensor,
         num_context_latents: int = 16,
-        num_inference_steps: int = 20,
+        num_inference_steps: int = 10,
         guidance_scale: float = 1.0,
         generator: torch.Generator | None = None,
         callback=None,

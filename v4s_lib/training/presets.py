@@ -41,7 +41,7 @@ class Preset:
     validate_every: int = 500  # steps
     validation_rooms: int = 16
     save_every: int = 250  # steps
-    inference_steps: int = 20
+    inference_steps: int = 10  # this and the next: chosen by python -m v4s_lib.evaluation.settings
     guidance_scale: float = 1.0
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
 

@@ -92,5 +92,32 @@ def target_path(
     return _poses(bspline(control[:, [0, 0, 0, 1, 2, 2, 2]], frames))
 
 
+def object_path(
+    scenes: Scenes,
+    generator: torch.Generator,
+    frames: int,
+    goal: Tensor,
+    reach: float = 0.8,
+    around: Tensor | None = None,
+    spread: float = 180.0,
+) -> Tensor:
+    """A path from rest to rest whose last frame has ``goal`` (S, 3), a point of each room, in its centre.
+
+    It turns the short way. The other arguments are those of ``target_path``.
+    """
+    yaw = _uniform(generator, (len(scenes),), -math.radians(spread), math.radians(spread))
+    if around is not None:
+        yaw = yaw + torch.atan2(around[:, 1, 2], around[:, 0, 2])
+    places = _places(scenes, generator, 3, reach)
+    away = goal - places[:, 2]
+    turn = torch.remainder(torch.atan2(away[:, 1], away[:, 0]) - yaw + math.pi, 2 * math.pi) - math.pi
+    middle = _uniform(generator, (len(scenes),), 0.35, 0.65)
+    yaws = torch.stack([yaw, yaw + turn * middle, yaw + turn], dim=1)
+    pitches = _uniform(generator, (len(scenes), 3), math.radians(-20), math.radians(0))
+    pitches[:, 2] = torch.atan2(away[:, 2], away[:, :2].norm(dim=1))
+    control = torch.cat([places, yaws[..., None], pitches[..., None]], dim=-1)
+    return _poses(bspline(control[:, [0, 0, 0, 1, 2, 2, 2]], frames))
+
+
 def _poses(points: Tensor) -> Tensor:
     return pose(points[..., :3], points[..., 3], points[..., 4])

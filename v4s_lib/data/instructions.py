@@ -1,0 +1,29 @@
+"""What a model is told in words: the paper's two sentences, and how an object is named (PAPER.md §1)."""
+
+from v4s_lib.worlds.objects import COLORS, KINDS
+
+NAVIGATION = "The camera moves smoothly in a room."
+GROUNDING = "The camera moves smoothly through a room. Finally, it focuses on {name} in the center of the frame."
+RELATIONS = ("left of", "right of")
+
+
+def object_name(label: str, relation: str | None = None, other: str | None = None) -> str:
+    """ "red kettle" to "a red kettle"; with a relation "a red kettle left of the blue lamp"."""
+    color, _, kind = label.partition(" ")
+    if color not in COLORS or kind not in KINDS:
+        raise ValueError(
+            f"expected an object named by a colour ({', '.join(COLORS)}) and a kind ({', '.join(KINDS)}), "
+            f"got {label!r}: name one of them"
+        )
+    article = "an" if color[0] in "aeiou" else "a"
+    name = f"{article} {label}"
+    if relation is None:
+        return name
+    if relation not in RELATIONS:
+        raise ValueError(f"expected a relation out of {', '.join(RELATIONS)}, got {relation!r}: choose one of them")
+    return f"{name} {relation} the {object_name(other or '').split(' ', 1)[1]}"
+
+
+def grounding_instruction(name: str) -> str:
+    """The instruction that ends with ``name`` in the centre of the frame."""
+    return GROUNDING.format(name=name)
