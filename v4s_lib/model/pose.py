@@ -55,9 +55,9 @@ def ray_rotary(
 ) -> tuple[Tensor, Tensor]:
     """Rotary tables, each (B, 1, N, head_dim / 2), of where in the room tokens look instead of where in the frame.
 
-    The pairs of a head turn with the yaw (half of them, harmonics 1, 2, ...), with the elevation (a third) and with the
-    time index of what a token looks at, NOMINAL_DEPTH along its ray, seen from the path's origin. All tokens that look
-    at one place turn alike, whichever frame they are in. Source: GTA (arXiv 2310.10375); the angles are our choice.
+    A token looks at the point NOMINAL_DEPTH along its ray. Half of a head's pairs turn with the yaw of that point, seen
+    from the path's origin (harmonics 1, 2, ...), a third with its elevation, the rest with the time index. All tokens
+    that look at one place turn alike, whichever frame they are in. Source: GTA (arXiv 2310.10375); the angles are ours.
     """
     direction, origin = token_rays(path, height, width, horizontal_fov)
     point = (origin + NOMINAL_DEPTH * direction).mean(dim=2).flatten(1, 2)  # B N 3

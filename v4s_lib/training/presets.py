@@ -36,7 +36,7 @@ class Preset:
     warmup: int = 50  # steps
     cooldown: float = 0.2  # last share of the steps, over which both rates fall to zero
     ema_decay: float = 0.998
-    mixed_precision: str = "bf16"  # pays on a CPU only with AMX and a compiled model
+    mixed_precision: str = "bf16"  # pays on a CPU only with bf16 instructions and a compiled model
     compile: bool = True  # where a C++ compiler or a GPU is at hand
     validate_every: int = 500  # steps
     validation_rooms: int = 16

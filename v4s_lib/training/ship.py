@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="output folder of a training")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--variant", default="ours", choices=VARIANTS)
-    parser.add_argument("--hardware", default="2 CPU cores with AMX")
+    parser.add_argument("--hardware", default="2 CPU cores")
     args = parser.parse_args(arguments)
     try:
         print(ship(args.run, args.preset, args.variant, args.hardware))
