@@ -29,14 +29,14 @@ def offset(path: torch.Tensor, degrees: float = 0.0, metres: float = 0.0) -> tor
 
 @pytest.fixture(scope="module")
 def measures():
-    episode = navigation_episode("validation", 3, PRESET.task)
+    episode = navigation_episode("validation", 7, PRESET.task)  # one room; the floor over 128 is in the README
     true, start = episode.target_c2w, episode.target.rgb[0]
     paths = {f"{d:g} deg": offset(true, degrees=d) for d in TURNS}
     paths |= {f"{m:g} m": offset(true, metres=m) for m in STEPS}
     clips = {name: render_many(episode.scenes, path[None], PRESET.task).rgb[0] for name, path in paths.items()}
     clips["grey"] = torch.full_like(episode.target.rgb, 0.5)
     clips["context mean"] = context_mean(start, episode.scan.rgb, len(true))
-    clips["other room"] = navigation_episode("validation", 4, PRESET.task).target.rgb
+    clips["other room"] = navigation_episode("validation", 8, PRESET.task).target.rgb
     return following_measures(clips, episode, offset(true, degrees=90.0), PRESET)
 
 

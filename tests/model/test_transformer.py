@@ -178,7 +178,13 @@ def test_conditions_that_a_model_has_no_part_for_are_refused(make_transformer, i
 def test_no_argument_could_hold_context_poses_or_depth():
     """Claim C13: the model is given video of the context and nothing else."""
     for function in (ContextVideoTransformer.forward, ContextVideoTransformer.encode_context):
-        names = set(inspect.signature(function).parameters) - {"self", "only_poses", "camera_path", "camera_mask"}
+        names = set(inspect.signature(function).parameters) - {
+            "self",
+            "return_poses",
+            "only_poses",
+            "camera_path",
+            "camera_mask",
+        }
         assert not [name for name in names if re.search("depth|pose|c2w|point|camera", name)]
         context = {"context_latents", "context_time_index", "context_timestep", "context_cache"}
         assert {name for name in names if "context" in name} <= context

@@ -168,7 +168,7 @@ def test_true_poses_reach_the_later_blocks_and_the_localizer_is_judged_by_its_ow
     expected = (context - pose_numbers(sample.context_poses)).square().mean()
     expected += (start[:, 0, -1] - pose_numbers(sample.start_pose)).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert not model.localizer._forward_hooks
+    assert not model.localizer.told._forward_hooks
 
 
 def test_the_same_generator_gives_the_same_loss():

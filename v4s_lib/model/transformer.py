@@ -146,7 +146,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 if only_poses:
                     break
                 states = self.localizer.draw_from(embedded, states)
-                placed = pose_matrix(poses.detach())
+                placed = pose_matrix(self.localizer.told(poses).detach())
                 rays = self._rays(placed, grid)
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(placed, time_index, grid)
@@ -169,8 +169,9 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         camera_path: Tensor | None = None,
         camera_mask: Tensor | None = None,
         clean_latents: int = 1,
+        return_poses: bool = False,
         only_poses: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Tensor | tuple[Tensor | None, ...]:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
         Args:
@@ -184,11 +185,10 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             camera_path: (B*M, T, 4, 4, 4) c2w relative to the start frame, or None for no path.
             camera_mask: (B*M,) False where the path is to be ignored; None ignores none.
             clean_latents: how many leading target latents are given.
-            only_poses: stop at the localizer and return what it predicts, to teach it; needs a context.
+            return_poses, only_poses: also, or only, return what the localizer predicts, to teach it; needs a context.
 
         Returns:
-            (B*M, C, T, H, W); with ``only_poses`` the predicted poses of the context (B, T', 4, 3, 3) and of the start
-            frames (B*M, 1, 4, 3, 3) instead, see Localizer.
+            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and start frames (B*M, 1, 4, 3, 3) if asked for.
         """
         self._check_conditions(context_cache, encoder_hidden_states, camera_path)
         context_poses = start_pose = None
@@ -220,7 +220,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 if only_poses:
                     return context_poses, start_pose
                 states = self.localizer.draw_from(first, states)
-                path = place_path(camera_path, camera_mask, start_pose, index)
+                path = place_path(camera_path, camera_mask, self.localizer.told(start_pose), index)
                 if camera_path is not None:  # from here on the path stands in the context's axes
                     pose = self._pose(path, grid)
                 if self.config.ray_rotary:
@@ -233,7 +233,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
             context = None if context_cache is None else repeat_cached(context_cache[i], len(states))
             states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
-        return self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
+        output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
+        return (output, context_poses, start_pose) if return_poses else output
 
     def _check_conditions(self, context_cache: list | None, text: Tensor | None, camera_path: Tensor | None) -> None:
         if context_cache is not None and self.config.context_attention != "one_way":

@@ -17,7 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the preset's)")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
     parser.add_argument("--init", type=Path, help="folder of a trained transformer to start from")
-    parser.add_argument("--no-context", action="store_true", help="train a first-frame-only model, the baseline")
+    parser.add_argument(
+        "--no-context",
+        action="store_true",
+        help="train a first-frame-only model, the baseline; it has no use for the steps that teach to locate",
+    )
     parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
     parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
     args = parser.parse_args(arguments)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
@@ -39,26 +38,26 @@ class Sample:
 
 
 @contextlib.contextmanager
-def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[list[Tensor]]:
-    """Collect what the localizer predicts (context, start frames); where ``known`` (S,), its blocks get the truth.
+def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[None]:
+    """Where ``known`` (S,), the blocks after the localizer are told true poses in place of its own.
 
     It acts from outside, in training: the model itself has no argument for context poses.
     """
-    localizer = getattr(extract_model_from_parallel(model), "localizer", None)
-    predicted: list[Tensor] = []
+    localizer = getattr(getattr(model, "module", model), "localizer", None)  # .module: the model inside DDP
     if localizer is None:
-        yield predicted
+        yield
         return
+    truth = iter((sample.context_poses, sample.start_pose[:, None, None]))  # in the order in which they are told
 
-    def swap(module, arguments, output: Tensor) -> Tensor:
-        predicted.append(output)
-        poses = sample.context_poses if len(predicted) == 1 else sample.start_pose[:, None, None]
-        mask = known.repeat_interleave(len(output) // len(known))[:, None, None, None, None]
-        return torch.where(mask, pose_numbers(poses).expand_as(output), output)
+    def swap(module, arguments, told: Tensor | None) -> Tensor | None:
+        if told is None:  # no context, nothing to tell
+            return None
+        mask = known.repeat_interleave(len(told) // len(known))[:, None, None, None, None]
+        return torch.where(mask, pose_numbers(next(truth)).expand_as(told), told)
 
-    handle = localizer.register_forward_hook(swap)
+    handle = localizer.told.register_forward_hook(swap)
     try:
-        yield predicted
+        yield
     finally:
         handle.remove()
 
@@ -99,17 +98,18 @@ def flow_matching_loss(
     }
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
     no_path = lost | (uniform(count) < config.drop_instruction)
-    with teacher_forcing(model, sample, uniform(len(context)) < true_poses) as predicted:
-        output = model(
+    with teacher_forcing(model, sample, uniform(len(context)) < true_poses):
+        output, context_poses, start_poses = model(
             noisy,
             1000 * sigma.flatten(),
             sample.target_time_index,
             **(condition if config.use_context else {}),
             camera_path=sample.camera_path,
             camera_mask=~no_path,
+            return_poses=True,
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
-    if predicted:
-        loss = loss + config.localization * localization_loss(*predicted, sample, ~no_context)
+    if context_poses is not None:
+        loss = loss + config.localization * localization_loss(context_poses, start_poses, sample, ~no_context)
     return loss
