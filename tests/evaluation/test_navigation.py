@@ -45,13 +45,7 @@ def test_interrupted_scoring_goes_on_and_never_scores_twice(tmp_path):
 def test_a_perfect_method_and_one_that_is_off_by_a_tenth_score_as_known():
     episode = navigation.navigation_episode("test", 0, get_preset("smoke").task)
     frames = torch.arange(0, len(episode.scan_c2w))
-    known = navigation.partition(
-        episode.target.depth,
-        episode.target_c2w,
-        episode.scan.depth[frames],
-        episode.scan_c2w[frames],
-        get_preset("smoke").task.camera,
-    )
+    known = episode.known(frames, get_preset("smoke").task.camera)
     truth = episode.target.rgb
     shifted = torch.where(truth > 0.5, truth - 0.1, truth + 0.1)
     assert navigation.picture_measures(truth, truth, known)["psnr_recall"] == 100

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from v4s_lib.data.boxes import box_tail, mask_box
 from v4s_lib.data.instructions import grounding_instruction, object_name
-from v4s_lib.data.navigation import EPISODE_SCAN_LATENTS
-from v4s_lib.data.rooms import RoomTask, render_many
-from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, object_path, scan_path
+from v4s_lib.data.navigation import episode_scan
+from v4s_lib.data.rooms import RoomTask, render_one
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, object_path
 from v4s_lib.worlds.raycast import Render
 from v4s_lib.worlds.scenes import SceneObject, Scenes, make_scenes, scene_seed
 
@@ -50,20 +50,18 @@ def grounding_episode(split: str, index: int, task: RoomTask, tail_latents: int 
 def _try_room(seed: int, task: RoomTask, tail_latents: int) -> GroundingEpisode | None:
     generator = torch.Generator().manual_seed(seed)
     scenes = make_scenes([seed])
-    scan_latents = min(EPISODE_SCAN_LATENTS, task.scan_latents[1])
-    path = scan_path(scenes, generator, latent_frames(scan_latents + task.gap + 1), task.reach)
-    scan_c2w = path[:, : latent_frames(scan_latents)]
-    scan = _only(render_many(scenes, scan_c2w, task))
+    scan_c2w, heading = episode_scan(scenes, generator, task)
+    scan = render_one(scenes, scan_c2w, task)
     objects = scenes.objects[0]
     for choice in torch.randperm(len(objects), generator=generator).tolist():
         item = objects[choice]
         if (scan.instance == item.instance).sum(dim=(1, 2)).max() < LEAST_PIXELS:
             continue
         for _ in range(PATHS):
-            target_c2w = _path(scenes, generator, task, item, path[:, -1])
-            ends = _only(render_many(scenes, target_c2w[:, [0, -1]], task)).instance == item.instance
+            target_c2w = _path(scenes, generator, task, item, heading)
+            ends = render_one(scenes, target_c2w[:, [0, -1]], task).instance == item.instance
             if not ends[0].any() and is_centred(ends[1]):
-                target = _only(render_many(scenes, target_c2w, task))
+                target = render_one(scenes, target_c2w, task)
                 box = mask_box(ends[1])
                 tail = box_tail(target.rgb[-1], box, FRAMES_PER_LATENT * tail_latents)
                 frames = torch.cat([target.rgb, tail])
@@ -87,7 +85,3 @@ def _path(scenes: Scenes, generator: torch.Generator, task: RoomTask, item: Scen
     goal = (torch.tensor(item.box_min) + torch.tensor(item.box_max)) / 2
     frames = latent_frames(task.target_latents)
     return object_path(scenes, generator, frames, goal[None], task.reach, around, task.spread)
-
-
-def _only(render: Render) -> Render:
-    return Render(render.rgb[0], render.depth[0], render.instance[0])

@@ -85,6 +85,12 @@ def render_many(
     return Render(*(part.unflatten(0, (count, frames)) for part in (result.rgb, result.depth, result.instance)))
 
 
+def render_one(scenes: Scenes, c2w: Tensor, task: RoomTask) -> Render:
+    """Render (1, F, 4, 4) poses of one room; every field of the result has the leading axis (F,)."""
+    render = render_many(scenes, c2w, task)
+    return Render(render.rgb[0], render.depth[0], render.instance[0])
+
+
 def training_seeds(seed: int, start: int, count: int) -> list[int]:
     """Scene seeds ``start`` .. of a training run; runs with other seeds meet other rooms."""
     return [scene_seed("train", seed * 10_000_000 + start + i) for i in range(count)]

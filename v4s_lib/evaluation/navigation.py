@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
+from v4s_lib.data.navigation import NavigationEpisode, navigation_episode, navigation_paths
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
 from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
@@ -21,7 +21,6 @@ from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
 from v4s_lib.evaluation.statistics import make_row, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
-from v4s_lib.worlds.visibility import partition
 
 MEAN_OF = 8  # samples in the rows that average before they are scored
 FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context")  # single samples; a mean follows nothing
@@ -98,17 +97,11 @@ OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose con
 def score_episode(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode."""
     episode, clips, frames = episode_clips(models, preset, split, index, seed)
-    known = partition(
-        episode.target.depth,
-        episode.target_c2w,
-        episode.scan.depth[frames],
-        episode.scan_c2w[frames],
-        preset.task.camera,
-    )
+    known = episode.known(frames, preset.task.camera)
     scores = {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
-    unrelated = navigation_episode(split, index + OTHER_ROOM, preset.task).target_c2w
+    _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
     generated = {name: clips[name] for name in FOLLOWED if name in clips}
-    path = replayed(unrelated, episode.target_c2w[0])
+    path = replayed(unrelated[0], episode.target_c2w[0])
     for name, measures in following_measures(generated, episode, path, preset).items():
         scores[name] = scores.get(name, {}) | measures
     return scores

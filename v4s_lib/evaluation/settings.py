@@ -19,7 +19,6 @@ from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
-from v4s_lib.worlds.visibility import partition
 
 
 def episode_recall(pipeline: Video4SpatialPipeline, preset: Preset, index: int, samples: int) -> tuple[float, float]:
@@ -27,14 +26,7 @@ def episode_recall(pipeline: Video4SpatialPipeline, preset: Preset, index: int, 
     episode = navigation_episode("validation", index, preset.task)
     latents = preset.task.context_latents
     clips, used = sample_clips(pipeline, episode.scan.rgb, episode, preset, index, samples, latents)
-    frames = grouped_frames(used).flatten().unique()
-    known = partition(
-        episode.target.depth,
-        episode.target_c2w,
-        episode.scan.depth[frames],
-        episode.scan_c2w[frames],
-        preset.task.camera,
-    )
+    known = episode.known(grouped_frames(used).flatten().unique(), preset.task.camera)
     truth = episode.target.rgb
     return tuple(picture_measures(clip, truth, known)["psnr_recall"] for clip in (clips[0], clips.mean(dim=0)))
 

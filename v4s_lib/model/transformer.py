@@ -182,8 +182,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             context_timestep: (B,) None is 0; the unconditional branch passes the noise's own.
             context_cache: what ``encode_context`` returned, instead of ``context_latents``.
             encoder_hidden_states: (B*M, L, text_dim), or None for no text.
-            camera_path: (B*M, T, 4, 4, 4) c2w relative to the start frame, or None for no path.
-            camera_mask: (B*M,) False where the path is to be ignored; None ignores none.
+            camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
             return_poses, only_poses: also, or only, return what the localizer predicts, to teach it; needs a context.
 

@@ -15,7 +15,6 @@ from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.weights import make_pipeline
-from v4s_lib.worlds.visibility import partition
 
 CONDITIONS = ("ours", "other_context", "no_context")
 STEPS = 6  # Euler steps of a validation sample; few, it is run often
@@ -55,9 +54,7 @@ class Validation:
         latents = (len(episode.scan.rgb) - 1) // 4 + 1
         index = sample_context(latents, self.preset.task.context_latents, _generator())
         frames = grouped_frames(index).flatten().unique()
-        camera = self.preset.task.camera
-        depth, c2w = episode.scan.depth[frames], episode.scan_c2w[frames]
-        return partition(episode.target.depth, episode.target_c2w, depth, c2w, camera).recalled
+        return episode.known(frames, self.preset.task.camera).recalled
 
     def _sample(self, pipeline: Video4SpatialPipeline, context: Tensor | None, episode: NavigationEpisode) -> Tensor:
         output = pipeline(
