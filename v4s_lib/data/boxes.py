@@ -7,6 +7,17 @@ import torch
 from torch import Tensor
 
 BOX_COLOR = (1.0, 0.0, 1.0)
+LEAST_PIXELS = 12  # of the object in the last frame, 32x48; about 4x3
+CENTRE = 1 / 6  # of the picture's size: how far the object's middle may be from the picture's
+
+
+def is_centred(mask: Tensor) -> bool:
+    """Whether the object of a mask (H, W) is large enough and has its middle near the picture's."""
+    if mask.sum() < LEAST_PIXELS:
+        return False
+    middle = mask.nonzero().float().mean(dim=0) + 0.5
+    size = torch.tensor(mask.shape, dtype=torch.float32, device=mask.device)
+    return bool(((middle / size - 0.5).abs() <= CENTRE).all())
 
 
 def mask_box(mask: Tensor) -> Tensor:
@@ -15,6 +26,11 @@ def mask_box(mask: Tensor) -> Tensor:
     if len(rows) == 0:
         raise ValueError("expected a mask that holds the object, got an empty one: choose a frame that shows it")
     return torch.stack([rows[0, 0], rows[-1, 0], columns[0, 0], columns[-1, 0]])
+
+
+def draw_tail(clip: Tensor, mask: Tensor, frames: int) -> None:
+    """Let a box around ``mask`` (H, W) fade in over the last ``frames`` of ``clip`` (F, H, W, 3), in place."""
+    clip[-frames:] = box_tail(clip[-frames - 1], mask_box(mask), frames).to(clip)
 
 
 def outline(box: Tensor, height: int, width: int) -> Tensor:
@@ -28,6 +44,6 @@ def outline(box: Tensor, height: int, width: int) -> Tensor:
 
 def box_tail(last: Tensor, box: Tensor, frames: int) -> Tensor:
     """``frames`` copies of the frame ``last`` (H, W, 3) on which the box fades in: (frames, H, W, 3)."""
-    strength = torch.linspace(1 / frames, 1, frames)[:, None, None, None]
-    line = outline(box, *last.shape[:2])[None, ..., None]
-    return torch.where(line, (1 - strength) * last + strength * torch.tensor(BOX_COLOR), last)
+    strength = torch.linspace(1 / frames, 1, frames, device=last.device)[:, None, None, None]
+    line = outline(box.cpu(), *last.shape[:2]).to(last.device)[None, ..., None]
+    return torch.where(line, (1 - strength) * last + strength * last.new_tensor(BOX_COLOR), last)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from v4s_lib.data.boxes import box_tail, mask_box
+from v4s_lib.data.boxes import LEAST_PIXELS, box_tail, is_centred, mask_box
 from v4s_lib.data.instructions import grounding_instruction, object_name
 from v4s_lib.data.navigation import episode_scan
 from v4s_lib.data.rooms import RoomTask, render_one
@@ -13,8 +13,6 @@ from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, object_path
 from v4s_lib.worlds.raycast import Render
 from v4s_lib.worlds.scenes import SceneObject, Scenes, make_scenes, scene_seed
 
-LEAST_PIXELS = 12  # of the object in the last frame, 32x48; about 4x3
-CENTRE = 1 / 6  # of the picture's size: how far the object's middle may be from the picture's
 PATHS = 8  # tried for an object before the next one is taken
 
 
@@ -70,15 +68,6 @@ def _try_room(seed: int, task: RoomTask, tail_latents: int) -> GroundingEpisode 
                     scenes, scan, scan_c2w[0], target, target_c2w[0], frames, item, box, instruction
                 )
     return None
-
-
-def is_centred(mask: Tensor) -> bool:
-    """Whether the object of a mask (H, W) is large enough and has its middle near the picture's."""
-    if mask.sum() < LEAST_PIXELS:
-        return False
-    middle = mask.nonzero().float().mean(dim=0) + 0.5
-    size = torch.tensor(mask.shape, dtype=torch.float32)
-    return bool(((middle / size - 0.5).abs() <= CENTRE).all())
 
 
 def _path(scenes: Scenes, generator: torch.Generator, task: RoomTask, item: SceneObject, around: Tensor) -> Tensor:

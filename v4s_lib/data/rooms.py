@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from v4s_lib.data.targets import draw_goals, finish
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.worlds.cameras import Camera
-from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, scan_path, target_path
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, scan_path
 from v4s_lib.worlds.raycast import Render, render
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 
@@ -25,6 +26,8 @@ class RoomTask:
     pool_latents: int = 24  # latents of the scan that are rendered; the context is drawn from them
     context_latents: int = 16
     target_latents: int = 8  # the start frame's and the moving ones
+    tail_latents: int = 0  # after them, in which the camera stands still at an object and a box fades in
+    grounding: float = 0.0  # share of the targets that seek an object
     targets: int = 4  # a context
     gap: int = 4  # latents between the scan and the start frame
     reach: float = 0.8  # metres the camera may leave the middle of the room
@@ -44,6 +47,7 @@ class RoomBatch:
     start_index: Tensor  # (S,) time index of the targets' first latent
     target_frames: Tensor  # (S, M, F, H, W, 3)
     target_c2w: Tensor  # (S, M, F, 4, 4)
+    instructions: list[list[str]]  # of each room's targets
 
 
 def make_rooms(
@@ -58,20 +62,16 @@ def make_rooms(
     path = scan_path(scenes, generator, latent_frames(latents + task.gap + 1), task.reach)
     kept = sample_context(latents, task.pool_latents, generator)
     scan_c2w = path[:, grouped_frames(kept)]
-    length = latent_frames(task.target_latents)
-    target_c2w = torch.stack(
-        [
-            target_path(scenes, generator, length, task.reach, task.turn, around=path[:, -1], spread=task.spread)
-            for _ in range(targets)
-        ],
-        dim=1,
-    )
+    goals = draw_goals(scenes, generator, task, targets, path[:, -1])
     scenes = scenes.to(device)
-    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled).rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
-    target = render_many(scenes, target_c2w.flatten(1, 2), task, device, compiled).rgb.unflatten(1, (targets, length))
+    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled)
+    target = render_many(scenes, goals.c2w.flatten(1, 2), task, device, compiled)
+    frames, instance = (part.unflatten(1, (targets, -1)) for part in (target.rgb, target.instance))
+    instructions = finish(goals, frames, instance, scan.instance, FRAMES_PER_LATENT * task.tail_latents)
     index = kept.expand(count, -1).to(device)
     start = torch.full((count,), latents + task.gap, device=device)
-    return RoomBatch(scenes, scan, scan_c2w.to(device), index, start, target, target_c2w.to(device))
+    scan_frames = scan.rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
+    return RoomBatch(scenes, scan_frames, scan_c2w.to(device), index, start, frames, goals.c2w.to(device), instructions)
 
 
 def render_many(

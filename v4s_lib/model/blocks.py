@@ -60,6 +60,8 @@ class ContextVideoBlock(nn.Module):
                 dim, num_heads, head_dim, eps, cross_attention_dim_head=head_dim, processor=WanAttnProcessor()
             )
             self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True) if cross_attn_norm else nn.Identity()
+            nn.init.zeros_(self.attn2.to_out[0].weight)  # a model that could not read may learn it without a jolt
+            nn.init.zeros_(self.attn2.to_out[0].bias)
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)

@@ -1,8 +1,9 @@
-"""An optional part that makes a one-way model work out where its context stands. Not in the paper.
+"""An optional part that makes a one-way model work out where its context stands, and plan its path. Not in the paper.
 
 After some blocks a small head predicts, from a latent's tokens alone, the pose of each of its four frames relative to
-the last context latent's last frame. The prediction, turned into rays, is added to the tokens of the later blocks. The
-head is taught with true poses in training; at sampling the model still gets nothing but video.
+the last context latent's last frame. The prediction, turned into rays, is added to the tokens of the later blocks. For
+the context that is finding where it was taken; for the moving latents of a target that was given words and no path, it
+is planning where to go. The head is taught with true poses in training; at sampling the model gets nothing but video.
 Source: our choice, after prototypes in which localising was the bottleneck.
 """
 
@@ -25,7 +26,8 @@ class Localizer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(tokens * dim, 2 * dim)
         self.pose = nn.Linear(2 * dim, FRAMES * 9)
-        self.told = nn.Identity()  # the poses on their way to the later blocks; training may swap in true ones here
+        # The poses on their way to the later blocks; training may swap in true ones here.
+        self.told_context, self.told_target = nn.Identity(), nn.Identity()
         self.carry = zero_linear(dim, dim)
         self.adapter = nn.ModuleList(zero_linear(POSE_FEATURES["ray_map"], dim) for _ in range(later_blocks))
 
@@ -59,25 +61,23 @@ def pose_matrix(numbers: Tensor) -> Tensor:
     return torch.cat([top, bottom], dim=-2)
 
 
-def place_path(path: Tensor | None, mask: Tensor | None, start_pose: Tensor | None, time_index: Tensor) -> Tensor:
+def place_path(path: Tensor | None, mask: Tensor | None, poses: Tensor, has_context: bool) -> Tensor:
     """The camera path (B, T, 4, 4, 4) in the context's axes or, without a context, in the start frame's.
 
     Args:
-        path: relative to the start frame; None if it is not known, and then it stays at the start frame.
-        mask: (B,) False where the path is to be ignored; None ignores none.
-        start_pose: (B, 1, 4, 3, 3) as predicted, or None without a context.
-        time_index: (B, T) of the path's latents.
+        path: relative to the start frame; None if none is known: then it goes where ``poses`` plan it.
+        mask: (B,) False where the path is not known; None if all are.
+        poses: (B, T, 4, 3, 3) as predicted, the start frame's first.
+        has_context: whether the axes are the context's.
     """
-    shape = (*time_index.shape, FRAMES, 4, 4)
-    if start_pose is None:
-        start = torch.eye(4, device=time_index.device).expand(shape)
-    else:
-        start = pose_matrix(start_pose.detach())[:, :, -1:].expand(shape)
+    planned = pose_matrix(poses.detach())
+    start = planned[:, :1, -1:] if has_context else torch.eye(4, device=poses.device).expand(len(poses), 1, 1, 4, 4)
+    planned = torch.cat([start.expand_as(planned[:, :1]), planned[:, 1:]], dim=1)
     if path is None:
-        return start
+        return planned
     with torch.autocast(path.device.type, enabled=False):  # as in ray_map: bf16 would turn it
         moved = start @ path
-    return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, start)
+    return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, planned)
 
 
 def time_waves(time_index: Tensor) -> Tensor:
@@ -85,16 +85,3 @@ def time_waves(time_index: Tensor) -> Tensor:
     before = (time_index[:, -1:] - time_index).float()[..., None]
     angle = before * (2 * torch.pi / before.new_tensor(TIME_PERIODS))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-
-def check_localizer(
-    after: int | None, context_attention: str, position_size: tuple[int, int] | None, ray_rotary: bool
-) -> None:
-    """Raise ``ValueError`` for options of the transformer that do not go together."""
-    if after is not None and (context_attention != "one_way" or position_size is None):
-        raise ValueError(
-            "expected one_way context_attention and a position_size for a localizer, "
-            f"got {context_attention} and {position_size}: give both or leave localize_after None"
-        )
-    if ray_rotary and after is None:
-        raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")

@@ -13,12 +13,15 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.windows import sample_context
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pose import relative_to_start
+from v4s_lib.model.text import PADDING, tokenize
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.worlds.cameras import check_rigid
 
+FRAMES = 33  # generated where no camera path says how many: start frame, 28 moving ones, 4 of the box tail; our choice
 MIN_SIGMA = 1e-3  # floor of sigma where a clean prediction is turned into a velocity
 
 
@@ -71,7 +74,9 @@ class Video4SpatialPipeline(DiffusionPipeline):
         self,
         context_video: Tensor | None,
         start_frame: Tensor,
-        camera_path: Tensor,
+        camera_path: Tensor | None,
+        instruction: str | list[str] | None = None,
+        num_frames: int | None = None,
         num_context_latents: int = 16,
         num_inference_steps: int = 10,
     ) -> None:
@@ -79,17 +84,13 @@ class Video4SpatialPipeline(DiffusionPipeline):
         self._check_frames("start_frame", start_frame, start_frame.shape[1:3])
         if context_video is not None:
             self._check_frames("context_video", context_video, start_frame.shape[1:3])
-        frames = camera_path.shape[1] if camera_path.ndim == 4 else 0
+        frames = FRAMES if num_frames is None else num_frames
+        if camera_path is not None:
+            self._check_path(camera_path, len(start_frame), num_frames)
+            frames = camera_path.shape[1]
         if frames % 4 != 1 or frames < 5:
-            raise ValueError(
-                f"expected camera_path of shape (M, 4k+1, 4, 4), k > 0, got {_shape(camera_path)}: give that many poses"
-            )
-        if len(camera_path) != len(start_frame):
-            raise ValueError(
-                f"expected a start_frame for each camera_path, got {len(start_frame)} and {len(camera_path)}: "
-                "pass as many of both"
-            )
-        check_rigid(camera_path.float(), "camera_path")
+            raise ValueError(f"expected num_frames of 4k+1, k > 0, got {frames}: ask for one more than a multiple of 4")
+        self._check_instruction(instruction, len(start_frame), camera_path is not None)
         length = self._context_length(context_video, num_context_latents)
         if not 0 <= num_context_latents <= length:
             raise ValueError(
@@ -103,6 +104,40 @@ class Video4SpatialPipeline(DiffusionPipeline):
             )
         if num_inference_steps < 1:
             raise ValueError(f"expected num_inference_steps of 1 or more, got {num_inference_steps}: ask for some")
+
+    def _check_path(self, camera_path: Tensor, starts: int, num_frames: int | None) -> None:
+        frames = camera_path.shape[1] if camera_path.ndim == 4 else 0
+        if frames % 4 != 1 or frames < 5:
+            raise ValueError(
+                f"expected camera_path of shape (M, 4k+1, 4, 4), k > 0, got {_shape(camera_path)}: give that many poses"
+            )
+        if len(camera_path) != starts:
+            raise ValueError(
+                f"expected a start_frame for each camera_path, got {starts} and {len(camera_path)}: "
+                "pass as many of both"
+            )
+        if num_frames not in (None, frames):
+            raise ValueError(
+                f"expected a camera_path of num_frames poses, got {frames} and {num_frames}: leave num_frames out"
+            )
+        check_rigid(camera_path.float(), "camera_path")
+
+    def _check_instruction(self, instruction: str | list[str] | None, starts: int, has_path: bool) -> None:
+        if instruction is None:
+            if not has_path:
+                raise ValueError("expected an instruction, a camera_path or both, got neither: pass one")
+            return
+        if self.transformer.word_embedding is None:
+            raise ValueError("expected no instruction for a model without a vocabulary, got one: pass a camera_path")
+        sentences = [instruction] if isinstance(instruction, str) else list(instruction)
+        if len(sentences) != starts and not isinstance(instruction, str):
+            raise ValueError(
+                f"expected an instruction for each start_frame and camera_path, got {len(sentences)} and {starts}: "
+                "pass as many of all, or one for all"
+            )
+        if not all(sentence.strip() for sentence in sentences):
+            raise ValueError("expected an instruction in words, got an empty one: say what to do, or pass None")
+        tokenize(sentences, self.transformer.config.vocabulary)
 
     def _check_frames(self, name: str, frames: Tensor, size: tuple[int, int]) -> None:
         """Frames (N, H, W, 3), floats in 0..1, of the model's size or, where it has none, of ``size``."""
@@ -139,34 +174,52 @@ class Video4SpatialPipeline(DiffusionPipeline):
         self,
         context_video: Tensor | None,
         start_frame: Tensor,
-        camera_path: Tensor,
+        camera_path: Tensor | None = None,
+        instruction: str | list[str] | None = None,
+        num_frames: int | None = None,
         num_context_latents: int = 16,
         num_inference_steps: int = 10,
         guidance_scale: float = 1.0,
         generator: torch.Generator | None = None,
         callback=None,
     ) -> Video4SpatialOutput:
-        """Generate one video a camera path; all of them share the context.
+        """Generate one video a start frame; all of them share the context.
 
         Args:
             context_video: (F, H, W, 3) in 0..1; frames past 4k+1 are left out. None runs without context: noise in its
                 place, as in the unconditional branch.
             start_frame: (M, H, W, 3) in 0..1.
-            camera_path: (M, 4k+1, 4, 4) c2w, any world axes: only poses relative to the first are used.
+            camera_path: (M, 4k+1, 4, 4) c2w, any world axes: only poses relative to the first are used. None leaves it
+                to the model to plan one.
+            instruction: a sentence for each start frame, or one for all. None is the navigation sentence, and needs a
+                camera path.
+            num_frames: 4k+1 frames to generate where there is no camera path; None is 33.
             num_context_latents: how many latents (4 frames each) of the video are used; 0 for a model that was trained
                 without context tokens.
             num_inference_steps: Euler steps.
-            guidance_scale: joint guidance over context and path together; 1 is none.
+            guidance_scale: joint guidance over context, path and instruction together; 1 is none.
             generator: CPU generator; the same seed gives the same video.
             callback: called with (step, clean frames so far) after each step.
         """
         # 1. Check inputs
         generator = generator or torch.Generator().manual_seed(0)
-        self.check_inputs(context_video, start_frame, camera_path, num_context_latents, num_inference_steps)
+        self.check_inputs(
+            context_video,
+            start_frame,
+            camera_path,
+            instruction,
+            num_frames,
+            num_context_latents,
+            num_inference_steps,
+        )
         # 2. Encode context and start frame
         device = self._execution_device
         start = self.codec.encode(start_frame[:, None].to(device))
-        path = relative_to_start(camera_path.cpu().double()).float().to(device)  # exact far from the world's origin
+        latent_count, path = ((num_frames or FRAMES) - 1) // 4 + 1, None
+        if camera_path is not None:
+            path = relative_to_start(camera_path.cpu().double()).float().to(device)  # exact far from the world's origin
+            latent_count = path.shape[1]
+        words = self._words(instruction, len(start), device)
         length = self._context_length(context_video, num_context_latents)
         if context_video is None or num_context_latents == 0:
             index, context = torch.arange(num_context_latents), None
@@ -175,16 +228,19 @@ class Video4SpatialPipeline(DiffusionPipeline):
             groups = self.codec.group(context_video[None, : 4 * length - 3].to(device))
             context = self.codec.encode_groups(groups[:, index])
         # 3. Draw noise: the target's, and the context of the unconditional branch
-        shape = (*start.shape[:2], path.shape[1], *start.shape[3:])
+        shape = (*start.shape[:2], latent_count, *start.shape[3:])
         latents = torch.randn(shape, generator=generator).to(device)
         latents[:, :, :1] = start
         noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device)
         # 4. Prepare both branches: time indices and contexts
-        target_index = (length + self.config.gap + torch.arange(path.shape[1], device=device)).expand(len(path), -1)
+        target_index = (length + self.config.gap + torch.arange(latent_count, device=device)).expand(len(start), -1)
         context_index = index[None].to(device)
         conditional = self._branch(noise if context is None else context, context_index, context is None)
-        conditional["camera_path"] = path
-        unconditional = self._branch(noise, context_index, True) if guidance_scale != 1 else None
+        conditional |= {"camera_path": path, "words": words}
+        unconditional = None
+        if guidance_scale != 1:
+            unconditional = self._branch(noise, context_index, True)
+            unconditional["words"] = None if words is None else torch.full_like(words, PADDING)
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
@@ -204,6 +260,13 @@ class Video4SpatialPipeline(DiffusionPipeline):
             latents = torch.cat([start, moved], dim=2)
         # 6. Decode
         return Video4SpatialOutput(frames=self.codec.decode(latents).cpu(), context_index=index)
+
+    def _words(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> Tensor | None:
+        """Indices (M, L) of the words of ``count`` instructions, or None for a model that does not read."""
+        if self.transformer.word_embedding is None:
+            return None
+        sentences = [instruction or NAVIGATION] * count if not isinstance(instruction, list) else instruction
+        return tokenize(sentences, self.transformer.config.vocabulary).to(device)
 
     def _branch(self, context: Tensor, index: Tensor, is_noise: bool) -> dict:
         """Arguments of the transformer for one branch; a one-way context is encoded here, once for all steps."""

@@ -7,14 +7,13 @@ takes this part's seat. Source: our choice (the paper's text encoder is the base
 import re
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from v4s_lib.data.instructions import GROUNDING, NAVIGATION, RELATIONS
 from v4s_lib.worlds.objects import COLORS, KINDS
 
 PADDING = 0  # the index of what stands after the last word; the null text is padding alone
+MAX_WORDS = 28  # to which every instruction is padded; the longest of the templates has 25
 
 
 def words(sentence: str) -> list[str]:
@@ -28,42 +27,32 @@ def vocabulary() -> list[str]:
     return sorted({word for sentence in sentences for word in words(sentence)})
 
 
-class WordEmbedding(ModelMixin, ConfigMixin):
-    """Instructions (strings) to embeddings (B, max_words, dim).
+def tokenize(sentences: list[str], vocabulary: list[str]) -> Tensor:
+    """Indices (B, MAX_WORDS) into a vocabulary, counted from 1; "" is the null text.
 
-    Args:
-        dim: width of an embedding.
-        vocabulary: the words it knows, saved with it.
-        max_words: length that every instruction is padded to.
+    Raises ``ValueError`` for a word that is not in the vocabulary, and for too many words.
     """
+    known = {word: index for index, word in enumerate(vocabulary, start=1)}
+    tokens = torch.full((len(sentences), MAX_WORDS), PADDING)
+    for row, sentence in enumerate(sentences):
+        split = words(sentence)
+        unknown = [word for word in split if word not in known]
+        if unknown:
+            raise ValueError(f"expected words out of {', '.join(known)}; got {unknown[0]!r}: say it with these words")
+        if len(split) > MAX_WORDS:
+            raise ValueError(f"expected at most {MAX_WORDS} words, got {len(split)}: say less")
+        tokens[row, : len(split)] = torch.tensor([known[word] for word in split], dtype=torch.long)
+    return tokens
 
-    @register_to_config
-    def __init__(self, dim: int, vocabulary: list[str], max_words: int = 32) -> None:
+
+class WordEmbedding(nn.Module):
+    """Indices of words (B, MAX_WORDS) to embeddings (B, MAX_WORDS, dim); a part of the transformer, saved with it."""
+
+    def __init__(self, dim: int, vocabulary: list[str]) -> None:
         super().__init__()
         self.word = nn.Embedding(1 + len(vocabulary), dim)
-        self.place = nn.Parameter(torch.randn(max_words, dim) / dim**0.5)
+        self.place = nn.Parameter(torch.randn(MAX_WORDS, dim) / dim**0.5)
         nn.init.normal_(self.word.weight, std=dim**-0.5)
 
-    def tokenize(self, sentences: list[str]) -> Tensor:
-        """Indices (B, max_words); "" is the null text.
-
-        Raises ``ValueError`` for a word that is not in the vocabulary, and for too many words.
-        """
-        known = {word: index for index, word in enumerate(self.config.vocabulary, start=1)}
-        tokens = torch.full((len(sentences), self.config.max_words), PADDING)
-        for row, sentence in enumerate(sentences):
-            split = words(sentence)
-            unknown = [word for word in split if word not in known]
-            if unknown:
-                raise ValueError(
-                    f"expected words out of {', '.join(known)}; got {unknown[0]!r}: say it with these words"
-                )
-            if len(split) > self.config.max_words:
-                raise ValueError(f"expected at most {self.config.max_words} words, got {len(split)}: say less")
-            tokens[row, : len(split)] = torch.tensor([known[word] for word in split], dtype=torch.long)
-        return tokens
-
-    def forward(self, sentences: list[str]) -> Tensor:
-        """Embeddings (B, max_words, dim)."""
-        tokens = self.tokenize(sentences).to(self.place.device)
+    def forward(self, tokens: Tensor) -> Tensor:
         return self.word(tokens) + self.place

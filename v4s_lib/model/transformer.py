@@ -13,12 +13,14 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
-from v4s_lib.model.localizer import TIME_WAVES, Localizer, check_localizer, place_path, pose_matrix, time_waves
+from v4s_lib.model.checks import check_conditions, check_localizer, check_option
+from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix, time_waves
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
+from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.weights import check_keys
 
 # What a stock Wan checkpoint does not have.
-NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.", "localizer.")
+NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.", "localizer.", "word_embedding.")
 CONTEXT, START, MOVING, LAST_CONTEXT = 0, 1, 2, 3  # rows of the role embedding
 
 
@@ -30,6 +32,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         num_attention_heads, attention_head_dim, num_layers, ffn_dim: sizes of the stack; D = heads * head_dim.
         in_channels, out_channels: channels of a latent.
         text_dim: width of the text embeddings; None builds a model without text.
+        vocabulary: words of a model that embeds its instructions itself (see WordEmbedding); None leaves it to a text
+            encoder.
         freq_dim: width of the timestep's sinusoids.
         cross_attn_norm, qk_norm, eps: as Wan.
         rope_max_seq_len, rope_theta: range of the time index, and base of the rotary frequencies.
@@ -39,8 +43,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
         relative_time: also tell every context latent, as sinusoids, how long before the last one it was taken; RoPE
             alone gives no token a number to compute with.
-        localize_after: blocks after which a one-way model predicts where its context stands (see Localizer); None for
-            the paper's plain model.
+        localize_after: blocks after which a one-way model predicts where its context stands, and where to go (see
+            Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
@@ -57,6 +61,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         in_channels: int = 48,
         out_channels: int | None = None,
         text_dim: int | None = 4096,
+        vocabulary: list[str] | None = None,
         freq_dim: int = 256,
         ffn_dim: int = 14336,
         num_layers: int = 30,
@@ -75,10 +80,10 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
-        _check_option("context_attention", context_attention, ("two_way", "one_way"))
-        _check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
-        _check_option("prediction_type", prediction_type, ("sample", "velocity"))
-        _check_option("localize_after", localize_after, (None, *range(num_layers)))
+        check_option("context_attention", context_attention, ("two_way", "one_way"))
+        check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
+        check_option("prediction_type", prediction_type, ("sample", "velocity"))
+        check_option("localize_after", localize_after, (None, *range(num_layers)))
         check_localizer(localize_after, context_attention, position_size, ray_rotary)
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
@@ -107,6 +112,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         self.localizer = None
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
+        self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
@@ -146,7 +152,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 if only_poses:
                     break
                 states = self.localizer.draw_from(embedded, states)
-                placed = pose_matrix(self.localizer.told(poses).detach())
+                placed = pose_matrix(self.localizer.told_context(poses).detach())
                 rays = self._rays(placed, grid)
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(placed, time_index, grid)
@@ -166,6 +172,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         context_timestep: Tensor | None = None,
         context_cache: list[KeyValue] | None = None,
         encoder_hidden_states: Tensor | None = None,
+        words: Tensor | None = None,
         camera_path: Tensor | None = None,
         camera_mask: Tensor | None = None,
         clean_latents: int = 1,
@@ -182,15 +189,18 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             context_timestep: (B,) None is 0; the unconditional branch passes the noise's own.
             context_cache: what ``encode_context`` returned, instead of ``context_latents``.
             encoder_hidden_states: (B*M, L, text_dim), or None for no text.
+            words: (B*M, L) indices into the vocabulary, instead of ``encoder_hidden_states``.
             camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
-            return_poses, only_poses: also, or only, return what the localizer predicts, to teach it; needs a context.
+            return_poses, only_poses: also, or only, return what the localizer predicts, to teach it.
 
         Returns:
-            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and start frames (B*M, 1, 4, 3, 3) if asked for.
+            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and target (B*M, T, 4, 3, 3) if asked for.
         """
-        self._check_conditions(context_cache, encoder_hidden_states, camera_path)
-        context_poses = start_pose = None
+        if words is not None and self.word_embedding is not None:
+            encoder_hidden_states = self.word_embedding(words)
+        check_conditions(self, context_cache, encoder_hidden_states, words, camera_path)
+        context_poses = target_poses = None
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
@@ -209,39 +219,31 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
         rotary = self.rope(index, *grid[1:])
-        pose = None if camera_path is None else self._pose(camera_path, grid)
+        pose, known = None if camera_path is None else self._pose(camera_path, grid), camera_mask
         tokens = grid[0] * grid[1] * grid[2]
         first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
-                if context_cache is not None:
-                    start_pose = self.localizer(states[:, : tokens // grid[0]], 1)
+                target_poses = self.localizer(states, grid[0])
                 if only_poses:
-                    return context_poses, start_pose
+                    return context_poses, target_poses
                 states = self.localizer.draw_from(first, states)
-                path = place_path(camera_path, camera_mask, self.localizer.told(start_pose), index)
-                if camera_path is not None:  # from here on the path stands in the context's axes
-                    pose = self._pose(path, grid)
+                told = self.localizer.told_target(target_poses)
+                path = place_path(camera_path, camera_mask, told, context_cache is not None)
+                if self.pose_adapter is not None:  # from here on the path stands in the context's axes
+                    pose, known = self._pose(path, grid), None
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(path, index, grid)
             if pose is not None:
                 change = self.pose_adapter[i](pose).type_as(states)
-                if camera_mask is not None:
-                    change = change * camera_mask[:, None, None]
+                if known is not None:
+                    change = change * known[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
             context = None if context_cache is None else repeat_cached(context_cache[i], len(states))
             states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
-        return (output, context_poses, start_pose) if return_poses else output
-
-    def _check_conditions(self, context_cache: list | None, text: Tensor | None, camera_path: Tensor | None) -> None:
-        if context_cache is not None and self.config.context_attention != "one_way":
-            raise ValueError("expected no context_cache for a two_way model, got one: pass context_latents")
-        if text is not None and self.config.text_dim is None:
-            raise ValueError("expected no encoder_hidden_states for a model without text, got some: set text_dim")
-        if camera_path is not None and self.pose_adapter is None:
-            raise ValueError("expected no camera_path for a model without poses, got one: set pose_encoding")
+        return (output, context_poses, target_poses) if return_poses else output
 
     def _embed(
         self, latents: Tensor, role: int, clean_latents: int = 0, time_index: Tensor | None = None
@@ -293,8 +295,3 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
 def _clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:
     """The timestep (B,) as a column (B, 1); 0, which is clean, for None."""
     return torch.zeros(len(states), 1, device=states.device) if timestep is None else timestep[:, None]
-
-
-def _check_option(name: str, value: str | int | None, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"expected {name} to be one of {allowed}, got {value!r}: choose one of them")

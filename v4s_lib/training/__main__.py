@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, rooms and noise (default: 0)")
     parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the preset's)")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
-    parser.add_argument("--init", type=Path, help="folder of a trained transformer to start from")
+    parser.add_argument(
+        "--init", type=Path, help="folder of a trained transformer to start from, at the end of the curriculum"
+    )
     parser.add_argument(
         "--no-context",
         action="store_true",
@@ -30,9 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         changes = {} if args.steps is None else {"steps": args.steps}
         if args.no_compile:
             changes["compile"] = False
+        if args.init is not None:  # what the curriculum teaches first is known
+            task = preset.task
+            changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
         if args.no_context:
             # Nothing to locate, and as many targets seen as by the model that has a context.
-            changes["steps"] = changes.get("steps", preset.steps) - preset.locate_steps
+            changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)
             changes["locate_steps"] = 0
             changes["loss"] = replace(preset.loss, use_context=False)
         preset = replace(preset, **changes)

@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import torch
 
+from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pose import relative_to_start
+from v4s_lib.model.text import tokenize, vocabulary
 from v4s_lib.training.loss import Sample
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import inverse
+
+VOCABULARY = vocabulary()
+PATH_TOO = 0.25  # share of the targets that seek an object and are told the path as well
 
 
 def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, generator: torch.Generator) -> Sample:
@@ -21,11 +26,15 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
     for batch in rooms:
         keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
         chosen = torch.randperm(batch.target_frames.shape[1], generator=generator)[: task.targets]
-        last = int(batch.start_index.max()) + task.target_latents
+        latents = task.target_latents + task.tail_latents
+        last = int(batch.start_index.max()) + latents
         offset = int(torch.randint(0, 1024 - last, (), generator=generator))
         start = batch.start_index[:, None] + offset
-        steps = torch.arange(task.target_latents, device=start.device)
+        steps = torch.arange(latents, device=start.device)
         c2w = batch.target_c2w[:, chosen].flatten(0, 1)
+        said = [room[target] for room in batch.instructions for target in chosen]
+        seeks = torch.tensor([sentence != NAVIGATION for sentence in said])
+        has_path = ~seeks | (torch.rand(len(said), generator=generator) < PATH_TOO)
         scan = batch.scan_c2w[:, keep]
         to_last = inverse(scan[:, -1, -1])  # the last context frame is where a localizer's axes stand
         parts.append(
@@ -35,6 +44,8 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 codec.encode(batch.target_frames[:, chosen].flatten(0, 1)),
                 (start + steps).repeat_interleave(len(chosen), dim=0),
                 relative_to_start(c2w),
+                has_path.to(c2w.device),
+                tokenize(said, VOCABULARY).to(c2w.device),
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
             )
@@ -68,7 +79,7 @@ class RoomStream:
     @staticmethod
     def for_locating(preset: Preset) -> Preset:
         """A preset whose rooms serve the localizer: more of them, and start frames for targets."""
-        task = replace(preset.task, target_latents=1)
+        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=0.0)
         targets, contexts = task.targets, preset.locate_contexts
         return replace(preset, task=task, contexts=contexts, reuse=min(4, contexts), pool_targets=targets)
 

@@ -172,7 +172,8 @@ class _Run:
             sample.context_time_index,
             only_poses=True,
         )
-        return localization_loss(*poses, sample, torch.ones(len(sample.context_latents), device=poses[0].device))
+        none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=poses[0].device)
+        return localization_loss(*poses, sample, none, ~sample.has_path)
 
     def true_poses(self) -> float:
         """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
@@ -261,15 +262,19 @@ def _initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
     """Trained weights to start from; they must be of the preset's model."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
-    model = ContextVideoTransformer.from_pretrained(folder)
+    donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
-    differing = [name for name, value in wanted.items() if model.config[name] not in (value, preset.model[name])]
+    grown = ("text_dim", "vocabulary") if donor.config.text_dim is None else ()  # a model can learn to read later
+    same = {name: value for name, value in wanted.items() if name not in grown}
+    differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:
         raise ValueError(
             f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
             "start from another model or change the preset"
         )
-    return model.train()
+    model = ContextVideoTransformer(**preset.model)
+    model.load_state_dict(donor.state_dict(), strict=not grown)
+    return model
 
 
 def can_compile(accelerator: Accelerator) -> bool:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.text import PADDING
 
 
 @dataclass(frozen=True)
 class LossConfig:
     sigma_mean: float = 1.0  # of the logit-normal from which sigma is drawn; > 0 favours high noise
     min_sigma: float = 0.3  # the error of clean latents is divided by max(sigma, min_sigma)**2
-    drop_context: float = 0.1  # share of contexts replaced by noise; half of their targets' paths are dropped too
-    drop_instruction: float = 0.1  # share of targets whose path alone is dropped
+    drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
+    drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
@@ -33,12 +34,24 @@ class Sample:
     target_latents: Tensor  # (S*M, C, T, h, w), clean
     target_time_index: Tensor  # (S*M, T)
     camera_path: Tensor  # (S*M, T, 4, 4, 4) relative to the start frame
+    has_path: Tensor  # (S*M,) whether the model is told it; otherwise it has to plan one
+    words: Tensor  # (S*M, L) of the instructions
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
 
+    def target_poses(self, no_context: Tensor) -> Tensor:
+        """Where the targets' frames stand (S*M, T, 4, 4, 4): in the context's axes or, without one, the start's.
+
+        ``no_context`` (S,) says which contexts are none.
+        """
+        none = no_context.repeat_interleave(len(self.start_pose) // len(no_context))
+        start = torch.where(none[:, None, None], torch.eye(4, device=none.device), self.start_pose)
+        with torch.autocast(start.device.type, enabled=False):
+            return start[:, None, None] @ self.camera_path
+
 
 @contextlib.contextmanager
-def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[None]:
+def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: Tensor) -> Iterator[None]:
     """Where ``known`` (S,), the blocks after the localizer are told true poses in place of its own.
 
     It acts from outside, in training: the model itself has no argument for context poses.
@@ -47,27 +60,44 @@ def teacher_forcing(model, sample: Sample, known: Tensor) -> Iterator[None]:
     if localizer is None:
         yield
         return
-    truth = iter((sample.context_poses, sample.start_pose[:, None, None]))  # in the order in which they are told
 
-    def swap(module, arguments, told: Tensor | None) -> Tensor | None:
-        if told is None:  # no context, nothing to tell
-            return None
-        mask = known.repeat_interleave(len(told) // len(known))[:, None, None, None, None]
-        return torch.where(mask, pose_numbers(next(truth)).expand_as(told), told)
+    def swap(truth: Tensor):
+        def told(module, arguments, predicted: Tensor) -> Tensor:
+            mask = known.repeat_interleave(len(predicted) // len(known))[:, None, None, None, None]
+            return torch.where(mask, pose_numbers(truth), predicted)
 
-    handle = localizer.told.register_forward_hook(swap)
+        return told
+
+    handles = [
+        localizer.told_context.register_forward_hook(swap(context_poses)),
+        localizer.told_target.register_forward_hook(swap(target_poses)),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def localization_loss(context_poses: Tensor, start_poses: Tensor, sample: Sample, counted: Tensor) -> Tensor:
-    """Mean squared error of the localizer's predictions over the contexts (S,) that are ``counted``."""
-    error = (context_poses - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
-    start_error = (start_poses[:, 0, -1] - pose_numbers(sample.start_pose)).square().mean(dim=(1, 2))
-    error = error + start_error.unflatten(0, (len(error), -1)).mean(dim=1)
-    return (error * counted).mean()
+def localization_loss(
+    context_poses: Tensor | None, target_poses: Tensor, sample: Sample, no_context: Tensor, no_path: Tensor
+) -> Tensor:
+    """Mean squared error of what the localizer predicts: the contexts' poses, the start frames', and planned paths.
+
+    Args:
+        context_poses, target_poses: as predicted; no context has None.
+        sample: what is true.
+        no_context: (S,) which contexts are noise: they stand nowhere, and their targets in the start frame's axes.
+        no_path: (S*M,) which targets have to plan; the others' moving poses follow from their path and do not count.
+    """
+    error = (target_poses - pose_numbers(sample.target_poses(no_context))).square().mean(dim=(2, 3, 4))
+    loss = error[:, 0].mean()
+    if error.shape[1] > 1:
+        loss = loss + (error[:, 1:].mean(dim=1) * no_path).mean()
+    if context_poses is not None:
+        error = (context_poses - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
+        loss = loss + (error * ~no_context).mean()
+    return loss
 
 
 def flow_matching_loss(
@@ -80,6 +110,8 @@ def flow_matching_loss(
     """
     target, context = sample.target_latents, sample.context_latents
     count, device = len(target), target.device
+
+    reads = getattr(model, "module", model).word_embedding is not None
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator).to(device)
@@ -97,19 +129,24 @@ def flow_matching_loss(
         "context_timestep": 1000.0 * no_context,
     }
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
-    no_path = lost | (uniform(count) < config.drop_instruction)
-    with teacher_forcing(model, sample, uniform(len(context)) < true_poses):
-        output, context_poses, start_poses = model(
+    dropped = lost | (uniform(count) < config.drop_instruction)
+    no_path = dropped | ~sample.has_path
+    told = uniform(len(context)) < true_poses
+    no_context = no_context if config.use_context else torch.ones_like(no_context)
+    with teacher_forcing(model, sample.context_poses, sample.target_poses(no_context), told):
+        output, context_poses, target_poses = model(
             noisy,
             1000 * sigma.flatten(),
             sample.target_time_index,
             **(condition if config.use_context else {}),
+            words=torch.where(dropped[:, None], PADDING, sample.words) if reads else None,
             camera_path=sample.camera_path,
             camera_mask=~no_path,
             return_poses=True,
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
-    if context_poses is not None:
-        loss = loss + config.localization * localization_loss(context_poses, start_poses, sample, ~no_context)
+    if target_poses is not None:
+        located = localization_loss(context_poses, target_poses, sample, no_context, no_path)
+        loss = loss + config.localization * located
     return loss

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from v4s_lib.data.rooms import RoomTask
+from v4s_lib.model.text import vocabulary
 from v4s_lib.training.loss import LossConfig
 from v4s_lib.worlds.cameras import Camera
 
@@ -52,7 +53,8 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
         "num_attention_heads": heads,
         "attention_head_dim": dim // heads,
         "in_channels": 4 * 3 * patch**2,
-        "text_dim": None,
+        "text_dim": 64,
+        "vocabulary": vocabulary(),
         "freq_dim": 64,
         "ffn_dim": 4 * dim,
         "num_layers": layers,
@@ -70,10 +72,11 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
 
 _SMALL_CAMERA = Camera(32, 48)
 _SMOKE_CAMERA = Camera(16, 24)
+_GROUNDING = {"tail_latents": 1, "grounding": 0.5}
 
 SMALL = Preset(
     name="small",
-    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.4, spread=10.0),
+    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.4, spread=10.0, **_GROUNDING),
     first_reach=0.1,
     first_spread=5.0,
     ramp_steps=1200,
@@ -87,7 +90,14 @@ SMALL = Preset(
 SMOKE = Preset(
     name="smoke",
     task=RoomTask(
-        _SMOKE_CAMERA, scan_latents=(8, 8), pool_latents=6, context_latents=4, target_latents=4, targets=2, samples=1
+        _SMOKE_CAMERA,
+        scan_latents=(8, 8),
+        pool_latents=6,
+        context_latents=4,
+        target_latents=4,
+        targets=2,
+        samples=1,
+        **_GROUNDING,
     ),
     first_reach=0.1,
     first_spread=5.0,

@@ -11,6 +11,7 @@ from torch import Tensor
 from v4s_lib.worlds.cameras import pose
 from v4s_lib.worlds.scenes import Scenes
 
+APPROACH = 0.6  # metres that a path to an object goes nearer to it than the middle of the room; our choice
 FRAMES_PER_LATENT = 4  # as Wan's codec: frame 0 alone is latent 0, latent k holds frames 4k-3 .. 4k
 
 
@@ -103,12 +104,17 @@ def object_path(
 ) -> Tensor:
     """A path from rest to rest whose last frame has ``goal`` (S, 3), a point of each room, in its centre.
 
-    It turns the short way. The other arguments are those of ``target_path``.
+    It turns the short way and walks up to ``APPROACH`` metres towards the object; the other arguments are those of
+    ``target_path``.
     """
     yaw = _uniform(generator, (len(scenes),), -math.radians(spread), math.radians(spread))
     if around is not None:
         yaw = yaw + torch.atan2(around[:, 1, 2], around[:, 0, 2])
     places = _places(scenes, generator, 3, reach)
+    low, high = scenes.free_min.cpu(), scenes.free_max.cpu()
+    towards = torch.nn.functional.normalize(goal[:, :2] - (low + high) / 2, dim=1)
+    near = places[:, 2, :2] + APPROACH * towards
+    places[:, 2, :2] = near.clamp(min=low, max=high)
     away = goal - places[:, 2]
     turn = torch.remainder(torch.atan2(away[:, 1], away[:, 0]) - yaw + math.pi, 2 * math.pi) - math.pi
     middle = _uniform(generator, (len(scenes),), 0.35, 0.65)

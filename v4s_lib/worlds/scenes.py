@@ -130,8 +130,8 @@ def _place_furniture(builder: _Builder, rng: np.random.Generator, size: np.ndarr
         along, across = (1, 0) if wall < 2 else (0, 1)
         for part in range(rng.integers(1, 3)):
             span = (size[along] - 2 * 0.9) / 2
-            width, depth = rng.uniform(0.5, min(1.3, span)), rng.uniform(0.35, 0.7)
-            height = rng.choice([rng.uniform(0.4, 0.9), rng.uniform(0.4, 0.9), rng.uniform(1.2, 2.0)])
+            width, depth = rng.uniform(0.7, min(1.3, span)), rng.uniform(0.6, 0.8)
+            height = rng.choice([rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(1.2, 2.0)])
             foot = np.zeros(3)
             foot[along] = 0.9 + span * part + width / 2 + rng.uniform(0, span - width)
             foot[across] = depth / 2 if wall % 2 == 0 else size[across] - depth / 2
@@ -156,7 +156,7 @@ def _place_objects(builder: _Builder, rng: np.random.Generator, size: np.ndarray
         taken = any(other.label == f"{color} {kind}" for other in objects)
         if len(objects) == wanted or taken or not builder.room_for(kind):
             continue
-        height = min(rng.uniform(0.45, 0.8) if z == 0 else rng.uniform(0.35, 0.55), 2 * radius)
+        height = min(rng.uniform(0.65, 0.8), 2 * radius)
         instance = 20 + len(objects)
         low, high = np.full(3, np.inf), np.full(3, -np.inf)
         for primitive, px, py, pz, sx, sy, sz, taper, tint in KINDS[kind]:
