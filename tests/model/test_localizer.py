@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from v4s_lib.model.localizer import pose_matrix, pose_numbers
+from v4s_lib.model.localizer import place_path, pose_matrix, pose_numbers
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.worlds.cameras import check_rigid
 
@@ -49,12 +49,12 @@ def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inp
 @torch.no_grad()
 def test_poses_alone_are_those_that_the_whole_model_finds(make_transformer, inputs):
     model, found = make_transformer(localize_after=1, relative_time=True), []
-    context, start = model(**inputs, only_poses=True)
-    assert context.shape == (2, 5, 4, 3, 3) and start.shape == (4, 1, 4, 3, 3)
+    context, target = model(**inputs, only_poses=True)
+    assert context.shape == (2, 5, 4, 3, 3) and target.shape == (4, 3, 4, 3, 3)
     model.localizer.register_forward_hook(lambda _, args, output: found.append(output))
     model(**inputs)
     torch.testing.assert_close(found[0], context, **CLOSE)
-    torch.testing.assert_close(found[1], start, **CLOSE)
+    torch.testing.assert_close(found[1], target, **CLOSE)
 
 
 def by_ray(make_transformer, start: torch.Tensor, after: int = 0):
@@ -83,11 +83,29 @@ def test_with_ray_rotary_a_common_turn_of_room_and_camera_changes_nothing_and_a_
 
 
 @torch.no_grad()
-def test_a_masked_path_stays_at_the_start_frame(make_transformer, inputs):
-    model = by_ray(make_transformer, torch.eye(4))
+def test_where_no_path_is_known_it_goes_where_the_model_plans_it(make_transformer, make_path, inputs):
+    """The head says that every latent stands at one place, so the plan is to stay: the path of someone who stands."""
+    start = make_path(1, 1, seed=5)[0, 0]
+    model = by_ray(make_transformer, start)
     still = {**inputs, "camera_path": torch.eye(4).expand(4, 3, 4, 4, 4)}
+    expected = model(**still)
     masked = model(**inputs, camera_mask=torch.zeros(4, dtype=torch.bool))
-    torch.testing.assert_close(masked, model(**still), **CLOSE)
+    torch.testing.assert_close(masked, expected, **CLOSE)
+    without = {name: value for name, value in inputs.items() if name != "camera_path"}
+    torch.testing.assert_close(model(**without), expected, **CLOSE)
+    mixed = model(**inputs, camera_mask=torch.tensor([True, False, True, False]))
+    torch.testing.assert_close(mixed[[1, 3]], expected[[1, 3]], **CLOSE)
+    torch.testing.assert_close(mixed[[0, 2]], model(**inputs)[[0, 2]], **CLOSE)
+
+
+def test_without_a_context_paths_stand_in_the_start_frames_axes(make_path):
+    path, poses = relative_to_start(make_path(2, 9)), randn(2, 3, 4, 3, 3, seed=6)
+    torch.testing.assert_close(place_path(path, None, poses, has_context=False), path)
+    planned = place_path(None, None, poses, has_context=False)
+    torch.testing.assert_close(planned[:, 0], torch.eye(4).expand(2, 4, 4, 4))
+    torch.testing.assert_close(planned[:, 1:], pose_matrix(poses)[:, 1:])
+    start = pose_matrix(poses)[:, :1, -1:]
+    torch.testing.assert_close(place_path(path, None, poses, has_context=True), start @ path)
 
 
 @torch.no_grad()

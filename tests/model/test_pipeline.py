@@ -380,7 +380,7 @@ def test_bad_inputs_are_refused_before_anything_is_computed(make, inputs, name):
 def test_the_longest_path_that_fits_is_taken(make, inputs):
     """25 frames of context, a gap of 4 and latents up to index 1023."""
     path = inputs["camera_path"][:, :1].expand(-1, 4 * 1012 + 1, -1, -1)
-    make().check_inputs(inputs["context_video"], inputs["start_frame"], path, 4, 1)
+    make().check_inputs(inputs["context_video"], inputs["start_frame"], path, num_context_latents=4)
 
 
 def test_a_model_without_a_fixed_size_takes_multiples_of_its_patches(make, inputs):
@@ -393,3 +393,70 @@ def test_a_model_without_a_fixed_size_takes_multiples_of_its_patches(make, input
     fixed = make(position_size=(2, 1), patch_size=(1, 2, 2))
     inputs |= {"context_video": rand(25, 16, 8, 3), "start_frame": rand(2, 16, 8, 3)}
     assert fixed(**inputs).frames.shape == (2, 9, 16, 8, 3)
+
+
+READS = {"text_dim": 6, "vocabulary": ["ball", "camera", "in", "moves", "red", "room", "smoothly", "the", "a"]}
+
+
+def test_an_instruction_changes_the_video_and_a_path_need_not_be_given(make, inputs):
+    pipeline = make(**READS, localize_after=1)
+    both = pipeline(**inputs, instruction="a red ball").frames
+    assert both.shape == pipeline(**inputs).frames.shape == (2, 9, 8, 12, 3)
+    assert (both - pipeline(**inputs).frames).abs().max() > 1e-3
+    del inputs["camera_path"]
+    planned = pipeline(**inputs, instruction="a red ball", num_frames=13).frames
+    assert planned.shape == (2, 13, 8, 12, 3) and pipeline(**inputs, instruction="a red ball").frames.shape[1] == 33
+    each = pipeline(**inputs, instruction=["a red ball", "the room"], num_frames=13).frames
+    torch.testing.assert_close(each[0], planned[0], **CLOSE)
+    assert (each[1] - planned[1]).abs().max() > 1e-3
+
+
+def test_without_an_instruction_a_path_is_followed_in_the_navigation_sentence(make, inputs):
+    pipeline = make(**READS)
+    expected = pipeline(**inputs, instruction="The camera moves smoothly in a room.").frames
+    torch.testing.assert_close(pipeline(**inputs).frames, expected, **CLOSE)
+
+
+def test_guidance_drops_words_too(make, inputs):
+    """The free branch is the same whatever was said; its outputs are every second."""
+    pipeline = make(**READS)
+    first, second = (
+        predictions(pipeline, **inputs, instruction=words, guidance_scale=2.0)[:2]
+        for words in ("a red ball", "the room")
+    )
+    assert (first[0] - second[0]).abs().max() > 1e-3
+    torch.testing.assert_close(first[1], second[1], **CLOSE)
+
+
+SAID = {
+    "neither words nor path": ({"camera_path": None}, "expected an instruction, a camera_path or both, got neither"),
+    "an empty instruction": (
+        {"instruction": " "},
+        "expected an instruction in words, got an empty one: say what to do",
+    ),
+    "an unknown word": ({"instruction": "a red elephant"}, "expected words out of ball, .*; got 'elephant'"),
+    "too few instructions": (
+        {"instruction": ["a red ball"]},
+        "expected an instruction for each start_frame and camera_path, got 1 and 2: pass as many of all, or one",
+    ),
+    "frames and path that differ": (
+        {"instruction": "a red ball", "num_frames": 13},
+        "expected a camera_path of num_frames poses, got 9 and 13: leave num_frames out",
+    ),
+    "a number of frames that no latents hold": (
+        {"instruction": "a red ball", "num_frames": 12, "camera_path": None},
+        r"expected num_frames of 4k\+1, k > 0, got 12",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_words_that_cannot_be_followed_are_refused(make, inputs, name):
+    changes, message = SAID[name]
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(**READS)(**inputs | changes)
+
+
+def test_a_model_without_a_vocabulary_takes_no_instruction(make, inputs):
+    with pytest.raises(ValueError, match="^expected no instruction for a model without a vocabulary, got one"):
+        make()(**inputs, instruction="a red ball")

@@ -39,8 +39,8 @@ def words(notebook) -> int:
     return sum(bool(re.search(r"\w", word)) for text in texts for word in text.split())
 
 
-def test_the_five_notebooks_are_there():
-    expected = ["00_quickstart", "01_data", "02_model", "03_train_small", "05_navigation"]
+def test_the_notebooks_are_there():
+    expected = ["00_quickstart", "01_data", "02_model", "03_train_small", "05_navigation", "06_grounding"]
     assert set(expected) <= {path.stem for path in PATHS}
 
 

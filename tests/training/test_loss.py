@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.text import PADDING
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loss import LossConfig, Sample, flow_matching_loss
 
@@ -53,6 +54,8 @@ def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> S
         clean,
         torch.arange(8, 11).expand(contexts * targets, -1),
         eye.expand(contexts * targets, 3, 4, 4, 4),
+        torch.ones(contexts * targets, dtype=torch.bool),
+        torch.tensor([[1, 2, 0]]).expand(contexts * targets, -1),
         eye.expand(contexts, 4, 4, 4, 4),
         eye.expand(contexts * targets, 4, 4),
     )
@@ -137,16 +140,57 @@ def test_without_context_the_model_is_shown_none():
     assert not [name for name in call if "context" in name]
 
 
-def test_a_localizer_is_taught_by_known_contexts_alone():
-    """It predicts the identity plus 0.5 in each of nine numbers: 0.25 for the scan's poses and 0.25 for the start's."""
+def test_words_and_paths_are_dropped_together():
+    call = shown(
+        make_sample(500, 2), LossConfig(drop_context=0.3, drop_instruction=0.2), text_dim=4, vocabulary=["a", "b"]
+    )
+    silent = (call["words"] == PADDING).all(dim=1)
+    assert torch.equal(silent, ~call["camera_mask"]) and 0.1 < silent.float().mean() < 0.5
+    assert call["words"][~silent].tolist() == [[1, 2, 0]] * int((~silent).sum())
+
+
+def test_a_target_without_a_path_is_shown_none_and_keeps_its_words():
+    sample = replace(make_sample(), has_path=torch.tensor([True, False] * 3))
+    call = shown(sample, PLAIN, text_dim=4, vocabulary=["a", "b"])
+    assert call["camera_mask"].tolist() == [True, False] * 3
+    assert torch.equal(call["words"], sample.words)
+    assert shown(sample, PLAIN)["words"] is None  # a model that does not read
+
+
+def constant_head(error: float) -> ContextVideoTransformer:
+    """A model that says that every frame stands at the identity, but for ``error`` in each of nine numbers."""
     model = make_model(localize_after=1, pose_encoding="ray_map")
     head = model.localizer.pose
     with torch.no_grad():
         head.weight.zero_()
-        head.bias.copy_(pose_numbers(torch.eye(4)).flatten().repeat(4) + 0.5)
+        head.bias.copy_(pose_numbers(torch.eye(4)).flatten().repeat(4) + error)
+    return model
+
+
+def test_a_planned_path_is_taught_and_a_given_one_is_not():
+    """0.25 each for the scan's poses, the start's, and the moving latents' of two targets in three."""
+    model, sample = constant_head(0.5), make_sample()
+    sample.has_path = torch.tensor([True, False, False] * 2)
+    loss = flow_matching_loss(model, sample, PLAIN, generator())
+    assert loss.item() == pytest.approx(0.25 + 0.25 + 0.25 * 2 / 3, rel=1e-5)
+
+
+def test_without_a_context_the_start_frame_is_the_origin():
+    """Wherever the start frame stands in a scan that the model is not shown, there is nothing to learn of it."""
+    model, sample = constant_head(0.0), make_sample()
+    sample.start_pose = sample.start_pose.clone()
+    sample.start_pose[:, 0, 3] = 2.0
+    for change in ({"drop_context": 1.0}, {"use_context": False}):
+        assert flow_matching_loss(model, sample, replace(PLAIN, **change), generator()).item() == pytest.approx(0)
+    assert flow_matching_loss(model, sample, PLAIN, generator()).item() == pytest.approx(4 / 9, rel=1e-5)
+
+
+def test_a_localizer_is_taught_where_there_is_something_to_find():
+    """It predicts the identity plus 0.5 in each of nine numbers: 0.25 for the scan's poses and 0.25 for the start's."""
+    model = constant_head(0.5)
     loss = flow_matching_loss(model, make_sample(), PLAIN, generator())
     assert loss.item() == pytest.approx(0.5, rel=1e-5)
-    for change, expected in (({"localization": 0.2}, 0.1), ({"drop_context": 1.0}, 0), ({"use_context": False}, 0)):
+    for change, expected in (({"localization": 0.2}, 0.1), ({"use_context": False}, 0.25)):
         loss = flow_matching_loss(model, make_sample(), replace(PLAIN, **change), generator())
         assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -164,11 +208,11 @@ def test_true_poses_reach_the_later_blocks_and_the_localizer_is_judged_by_its_ow
     origin = rays[0].unflatten(-1, (4, -1))[..., 3:6]  # of each frame's ray
     told = torch.tensor(0.5).expand_as(origin)
     assert torch.allclose(origin, told) == (share == 1)
-    context, start = (output.float().unflatten(-1, (4, 3, 3)) for output in predicted)
+    context, target = (output.float().unflatten(-1, (4, 3, 3)) for output in predicted)
     expected = (context - pose_numbers(sample.context_poses)).square().mean()
-    expected += (start[:, 0, -1] - pose_numbers(sample.start_pose)).square().mean()
+    expected += (target[:, 0] - pose_numbers(sample.start_pose)[:, None]).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert not model.localizer.told._forward_hooks
+    assert not model.localizer.told_context._forward_hooks and not model.localizer.told_target._forward_hooks
 
 
 def test_the_same_generator_gives_the_same_loss():

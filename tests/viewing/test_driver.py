@@ -104,3 +104,20 @@ def test_picture_first_and_widgets_only_when_asked(monkeypatch, interactive):
     drive(generate, FRAME, START, ["turn left", "forward"], max_latents=3, interactive=interactive)
     assert shown[0].data.startswith(b"\x89PNG")
     assert [isinstance(thing, ipywidgets.Widget) for thing in shown] == [False, True][: 1 + interactive]
+
+
+def test_an_object_is_chosen_and_looked_for():
+    asked = []
+
+    def find(name: str) -> torch.Tensor:
+        asked.append(name)
+        return generate(torch.zeros(9, 4, 4))
+
+    made = Driver(generate, FRAME, START, 3, find, ["red ball", "blue lamp"])
+    made.buttons["forward"].click()
+    made.choice.value = "blue lamp"
+    made.buttons["find it"].click()
+    assert asked == ["blue lamp"] and made.slider.max == 8
+    assert made.label.value == "looked for: blue lamp"
+    assert torch.equal(made.path, START[None])  # no path of the reader's is mixed in
+    assert "find it" not in make_driver().buttons

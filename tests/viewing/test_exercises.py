@@ -44,6 +44,8 @@ CASES = [
     ("check_weight", (lambda sigma: sigma.clamp(min=0.3) ** -2,), (torch.ones_like,)),
     ("check_uses_context", (lambda a, b, c: a > max(b, c) + 0.5,), (lambda a, b, c: a > c,)),
     ("check_pooled", (pooled,), (lambda video, truth: 23.0,)),
+    ("check_best_of", (best_of,), (lambda passed, samples, k: min(1.0, passed / samples * k),)),
+    ("check_overlap", (box_overlap,), (lambda first, second: float(torch.equal(first, second)),)),
     ("check_accuracy", (accuracy,), (lambda rotation, translation, failed: (rotation < 5).float().mean(),)),
 ]
 

@@ -11,6 +11,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from v4s_lib.data.files import sha256
+
 MANIFESTS = Path(__file__).resolve().parents[2] / "data_manifests"
 
 
@@ -41,3 +43,26 @@ def load_manifest(name: str | Path) -> dict[str, Any]:
         place = ".".join(str(part) for part in error.absolute_path) or "the top level"
         raise ValueError(f"expected {path} to follow schema.json, got at {place}: {error.message}: correct that entry")
     return manifest
+
+
+def save_shipped(name: str, title: str, command: str, files: list[Path], root: Path = MANIFESTS) -> Path:
+    """Write the manifest of weights that ship with the kit, with the size and hash of every file; returns its path.
+
+    The files are below ``root``, and the manifest is written there.
+    """
+    manifest = {
+        "name": name,
+        "title": title,
+        "licence": "MIT",
+        "citation": "The v4s contributors. v4s: an open, notebook-first reproduction of Video4Spatial.",
+        "homepage": "../README.md",
+        "access": "shipped",
+        "command": command,
+        "files": [
+            {"path": path.relative_to(root).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
+            for path in files
+        ],
+    }
+    place = root / f"{name}.yaml"
+    place.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
+    return place

@@ -77,11 +77,16 @@ def finish(goals: Goals, frames: Tensor, instance: Tensor, scan_instance: Tensor
 def choose_object(
     scenes: Scenes, room: int, generator: torch.Generator, around: Tensor, spread: float
 ) -> SceneObject | None:
-    """One of the objects that are far enough from where the start frame looks, or None."""
+    """One of the objects that the start frame looks away from, or None."""
+    far = turned_away(scenes, room, around, spread)
+    return far[int(torch.randint(len(far), (), generator=generator))] if far else None
+
+
+def turned_away(scenes: Scenes, room: int, around: Tensor, spread: float) -> list[SceneObject]:
+    """The objects that a frame with the pose ``around`` (4, 4), give or take ``spread`` degrees, looks away from."""
     heading = math.atan2(around[1, 2], around[0, 2])
     least = math.radians(TURN_TO_OBJECT + spread)
-    far = [item for item in scenes.objects[room] if abs(turn(bearing(scenes, room, item) - heading)) > least]
-    return far[int(torch.randint(len(far), (), generator=generator))] if far else None
+    return [item for item in scenes.objects[room] if abs(turn(bearing(scenes, room, item) - heading)) > least]
 
 
 def draw_name(scenes: Scenes, room: int, item: SceneObject, generator: torch.Generator) -> str:

@@ -9,13 +9,18 @@ from diffusers import ModelMixin
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
+from v4s_lib.evaluation.grounding import best_of_curve, score_grounding
+from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
+from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
 PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]  # columns of the two tables
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error"]
+GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
 
 def navigation_results(
@@ -53,6 +58,44 @@ def navigation_results(
             for method, measures in lines[0]["methods"].items()
             if "psnr_recall" in measures
         },
+    }
+
+
+def grounding_results(
+    preset_name: str,
+    weights: Path | None = None,
+    first_frame_only: Path | None = None,
+    split: str = "test",
+    episodes: int = 128,
+    seed: int = 0,
+    store: Path = Path("runs/evaluation"),
+) -> dict[str, Any]:
+    """Score a preset on grounding; the keys are those of navigation, with the best-of-k curve among the rows."""
+    preset = get_preset(preset_name)
+    models = load_models(preset, weights, first_frame_only)
+    reader, limits = load_reader(), load_limits()
+    digest = weights_digest(models)
+    lines = score_all(
+        lambda index: score_grounding(models, reader, limits, preset, split, index, seed),
+        episodes,
+        store / f"grounding-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+    )
+    return {
+        "task": "grounding",
+        "preset": preset.name,
+        "split": split,
+        "weights_sha256": digest,
+        "commit": current_commit(),
+        "seed": seed,
+        "episodes": episodes,
+        "guidance_scale": preset.guidance_scale,
+        "inference_steps": preset.inference_steps,
+        "rows": table(lines, GROUNDING_UNITS) + best_of_curve(lines),
+        "gain": context_gain(lines, "if_sd02"),
+        "per_episode": {
+            method: [line["methods"][method]["if_sd02"] for line in lines] for method in lines[0]["methods"]
+        },
+        "per_episode_sd": [line["methods"]["ours"]["sd"] for line in lines],
     }
 
 
@@ -123,6 +166,9 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def print_table(results: dict[str, Any]) -> None:
-    print(markdown_table(results, PICTURE), markdown_table(results, FOLLOWING), sep="\n\n")
+    tables = [GROUNDING] if results["task"] == "grounding" else [PICTURE, FOLLOWING]
+    print(*(markdown_table(results, metrics) for metrics in tables), sep="\n\n")
+    metric, unit = ("if_sd02", "") if results["task"] == "grounding" else ("psnr_recall", " dB")
     for pair, gain in results["gain"].items():
-        print(f"psnr_recall, {pair}: {gain['mean']:+.2f} dB [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}")
+        numbers = f"{gain['mean']:+.2f}{unit} [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}"
+        print(f"{metric}, {pair}: {numbers}")

@@ -46,7 +46,7 @@ def tokenize(sentences: list[str], vocabulary: list[str]) -> Tensor:
 
 
 class WordEmbedding(nn.Module):
-    """Indices of words (B, MAX_WORDS) to embeddings (B, MAX_WORDS, dim); a part of the transformer, saved with it."""
+    """Indices of words (B, L) to embeddings (B, L, dim); a part of the transformer, saved with it."""
 
     def __init__(self, dim: int, vocabulary: list[str]) -> None:
         super().__init__()
@@ -55,4 +55,4 @@ class WordEmbedding(nn.Module):
         nn.init.normal_(self.word.weight, std=dim**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.word(tokens) + self.place
+        return self.word(tokens) + self.place[: tokens.shape[1]]

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from v4s_lib.data.files import sha256
-from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.manifests import MANIFESTS, save_shipped
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.checkpoints import latest_checkpoint
@@ -78,22 +76,13 @@ def write_manifest(preset: str) -> Path:
     """List all files of a preset's weights with sizes and hashes."""
     root = MANIFESTS / "weights" / preset
     files = [path for variant in VARIANTS for path in sorted((root / variant).rglob("*")) if path.is_file()]
-    manifest = {
-        "name": f"weights_{preset}",
-        "title": f"Weights of the {preset} preset: ours, and the first-frame-only baseline where it is trained",
-        "licence": "MIT",
-        "citation": "The v4s contributors. v4s: an open, notebook-first reproduction of Video4Spatial.",
-        "homepage": "../README.md",
-        "access": "shipped",
-        "command": f"python -m v4s_lib.training --preset {preset}; python -m v4s_lib.training.ship runs/{preset}-seed0",
-        "files": [
-            {"path": path.relative_to(MANIFESTS).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
-            for path in files
-        ],
-    }
-    place = MANIFESTS / f"weights_{preset}.yaml"
-    place.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120))
-    return place
+    return save_shipped(
+        f"weights_{preset}",
+        f"Weights of the {preset} preset: ours, and the first-frame-only baseline where it is trained",
+        f"python -m v4s_lib.training --preset {preset}; python -m v4s_lib.training.ship runs/{preset}-seed0",
+        files,
+        MANIFESTS,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

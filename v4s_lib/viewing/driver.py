@@ -1,11 +1,12 @@
 """A camera driver: buttons build a path from the start frame on, ``generate`` samples it and shows the clip.
 
+Where there are objects to choose from, ``find it`` samples a clip that no path is given for, only the object's name.
 Every click adds four poses, the frames of one latent, so that a path always has 4k+1. The picture comes first and needs
 no widgets; without them (``interactive=False``) it is all there is.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets
 import torch
@@ -59,15 +60,25 @@ class Driver:
         start_frame: (H, W, 3) in 0..1.
         start_c2w: (4, 4) its pose; only how the path leaves it reaches the model.
         max_latents: moving latents that a path may have, as many as in training.
+        find: an object's name to a clip (F, H, W, 3), likewise; None leaves the choice out.
+        objects: names to choose from.
     """
 
     def __init__(
-        self, generate: Callable[[Tensor], Tensor], start_frame: Tensor, start_c2w: Tensor, max_latents: int
+        self,
+        generate: Callable[[Tensor], Tensor],
+        start_frame: Tensor,
+        start_c2w: Tensor,
+        max_latents: int,
+        find: Callable[[str], Tensor] | None = None,
+        objects: Sequence[str] = (),
     ) -> None:
-        self.generate, self.max_latents = generate, max_latents
+        self.generate, self.max_latents, self.find = generate, max_latents, find
         self.start = (start_c2w[None], start_frame[None])
         self.path, self.clip = self.start
-        self.buttons = {name: ipywidgets.Button(description=name) for name in (*MOVES, "generate", "start again")}
+        names = (*MOVES, "generate", "start again", *(["find it"] if find else []))
+        self.buttons = {name: ipywidgets.Button(description=name) for name in names}
+        self.choice = ipywidgets.Dropdown(description="object", options=list(objects))
         self.image = ipywidgets.Image(format="png", value=to_png(to_image(start_frame, SCALE)))
         self.slider = ipywidgets.IntSlider(description="frame", min=0, max=0)
         self.label = ipywidgets.Label()
@@ -76,7 +87,11 @@ class Driver:
         self.buttons["generate"].on_click(self._sample)
         self.buttons["start again"].on_click(lambda _: self._show(*self.start))
         self.slider.observe(self._show_frame, names="value")
-        rows = [ipywidgets.HBox(list(self.buttons.values())[i : i + 5]) for i in (0, 5)]
+        buttons = list(self.buttons.values())
+        rows = [ipywidgets.HBox(buttons[:5]), ipywidgets.HBox(buttons[5:7])]
+        if find:
+            self.buttons["find it"].on_click(self._find)
+            rows.append(ipywidgets.HBox([self.choice, self.buttons["find it"]]))
         self.box = ipywidgets.VBox([self.image, self.slider, *rows, self.label])
         self._show(*self.start)
 
@@ -99,6 +114,11 @@ class Driver:
         self.label.value = "sampling"
         self._show(self.path, self.generate(self.path))
 
+    def _find(self, button: ipywidgets.Button) -> None:
+        self.label.value = "sampling"
+        self._show(self.start[0], self.find(self.choice.value))
+        self.label.value = f"looked for: {self.choice.value}"
+
     def _show_frame(self, change: dict | None = None) -> None:
         self.image.value = to_png(to_image(self.clip[self.slider.value], SCALE))
 
@@ -110,11 +130,13 @@ def drive(
     moves: list[str],
     max_latents: int,
     interactive: bool = True,
+    find: Callable[[str], Tensor] | None = None,
+    objects: Sequence[str] = (),
 ) -> None:
     """Show the clip of a first path as a still picture, then, if ``interactive``, the driver itself.
 
     Args:
-        generate, start_frame, start_c2w, max_latents: as ``Driver``.
+        generate, start_frame, start_c2w, max_latents, find, objects: as ``Driver``.
         moves: the first path, as names out of ``MOVES``.
         interactive: whether to make widgets at all.
     """
@@ -123,4 +145,4 @@ def drive(
         path = extend_path(path, move)
     display(picture(contact_sheet([Strip(", ".join(moves), generate(path), "generated")])))
     if interactive:
-        display(Driver(generate, start_frame, start_c2w, max_latents).box)
+        display(Driver(generate, start_frame, start_c2w, max_latents, find, objects).box)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from v4s_lib.data.episodes import flip_axes
 from v4s_lib.data.windows import latent_frame_range
+from v4s_lib.evaluation.judges import best_of, box_overlap
 from v4s_lib.evaluation.picture import pooled_psnr
 from v4s_lib.training.loss import LossConfig
 from v4s_lib.training.presets import Preset
@@ -95,3 +96,19 @@ def check_accuracy(function: Callable[[Tensor, Tensor, Tensor], float]) -> None:
     answer = function(rotation, translation, failed)
     close = isinstance(answer, float | Tensor) and abs(float(answer) - 0.4) < 1e-6
     _say(close, "of the five frames two count: under 5 degrees, under 0.25 m, and no failure")
+
+
+def check_best_of(function: Callable[[int, int, int], float]) -> None:
+    """06: the chance that one of k samples passes, from how many passed of how many."""
+    cases = [(0, 5, 3), (1, 5, 1), (2, 5, 2), (1, 5, 5), (3, 4, 2)]
+    answers = [function(*case) for case in cases]
+    numbers = all(isinstance(answer, int | float) for answer in answers)
+    wrong = [c for c, a in zip(cases, answers, strict=True) if not numbers or abs(a - best_of(*c)) > 1e-6]
+    _say(not wrong, f"at (passed, samples, k) = {wrong[:1]}: draw k of the samples without putting one back")
+
+
+def check_overlap(function: Callable[[Tensor, Tensor], float]) -> None:
+    """06: intersection over union of two boxes (4,) of first and last rows and columns, both included."""
+    boxes = [torch.tensor(box) for box in ([2, 5, 2, 5], [4, 7, 2, 5], [6, 9, 6, 9])]
+    wrong = [b.tolist() for b in boxes if abs(float(function(boxes[0], b)) - box_overlap(boxes[0], b)) > 1e-6]
+    _say(not wrong, f"rows and columns 2 to 5 against {wrong[:1]}: the last row and column belong to a box")

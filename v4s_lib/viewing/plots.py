@@ -120,3 +120,34 @@ def attention_patterns(context: int, target: int) -> IPython.display.Image:
         axes.axhline(context, color="black", linewidth=0.8)
         axes.axvline(context, color="black", linewidth=0.8)
     return show(figure)
+
+
+def calibration(gates: dict, least_score: float) -> IPython.display.Image:
+    """What the judges of grounding were calibrated on: distances from the room, and the reader's scores, by kind."""
+    figure = Figure(figsize=(9, 3.2), layout="tight")
+    left = figure.add_subplot(1, 2, 1, xlabel="SD: 0 this room, 1 another room", xlim=(0, 2))
+    right = figure.add_subplot(1, 2, 2, xlabel="probability of the named object, by the reader", xlim=(0, 1))
+    for axes, values, lines in ((left, gates["distances"], (0.1, 0.2)), (right, gates["scores"], (least_score,))):
+        for row, (name, numbers) in enumerate(values.items()):
+            color = GREY if name == "ground truth" else ORANGE
+            axes.plot(numbers, [row] * len(numbers), "|", color=color, markersize=12)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.invert_yaxis()
+        for line in lines:
+            axes.axvline(line, color="black", linewidth=0.8, linestyle=":")
+    return show(figure)
+
+
+def best_of_curve(rows: list[dict], paper: dict[int, float]) -> IPython.display.Image:
+    """Share of episodes in which one of k samples passes, with its interval, and the paper's shares by k."""
+    found = {int(row["metric"].rsplit("_", 1)[1]): row for row in rows if "_best_of_" in row["metric"]}
+    figure = Figure(figsize=(4.5, 3), layout="tight")
+    axes = figure.add_subplot(xlabel="k samples", ylabel="one of k passes: IF(SD<0.2)", ylim=(0, 1))
+    mean = [row["mean"] for row in found.values()]
+    low = [row["mean"] if row["low"] is None else row["low"] for row in found.values()]
+    high = [row["mean"] if row["high"] is None else row["high"] for row in found.values()]
+    axes.fill_between(list(found), low, high, color=BLUE, alpha=0.2)
+    axes.plot(list(found), mean, ".-", color=BLUE, label="ours")
+    axes.plot(list(paper), list(paper.values()), "x", color="black", label="the paper, its own scale")
+    axes.legend(frameon=False)
+    return show(figure)

@@ -1,0 +1,114 @@
+"""``python -m v4s_lib.evaluation.calibrate``: set the limits of grounding's judges on validation rooms, and check them.
+
+No model is looked at. The limits come from the ground truth; the gates then ask whether the judges let the truth pass
+and stop what is not it (DESIGN §7). Everything is stored, for the figure in notebook 06.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.filters import gaussian
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from v4s_lib.data.boxes import is_centred
+from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
+from v4s_lib.data.video import read_frames, write_video
+from v4s_lib.evaluation.camera import CameraFinder
+from v4s_lib.evaluation.grounding import REACH, other_label, shown_best
+from v4s_lib.evaluation.judges import LIMITS, Limits, largest_change, save_limits
+from v4s_lib.evaluation.reader import ObjectReader, load_reader
+from v4s_lib.model.codec import PatchCodec
+from v4s_lib.training.presets import Preset, get_preset
+
+TRUTH_PASSES = 0.98  # share of true last frames in which the reader is to find the object
+BLUR = 4.0  # pixels, of the blurred frames that are to be told from sharp ones: a twelfth of the width
+
+
+def frames_to_tell(episode: GroundingEpisode, other: GroundingEpisode, preset: Preset) -> dict[str, Tensor]:
+    """Last frames (H, W, 3) that the distance is to tell apart: the truth, and four that are not of this room."""
+    truth = episode.target.rgb[-1]
+    return {
+        "ground truth": through_file(episode.target.rgb, preset)[-1],
+        "grey": torch.full_like(truth, 0.5),
+        "blurred": torch.from_numpy(gaussian(truth.numpy(), BLUR, channel_axis=-1)),
+        "context mean": episode.scan.rgb.mean(dim=0),
+        "other room": other.target.rgb[-1],
+    }
+
+
+def through_file(clip: Tensor, preset: Preset) -> Tensor:
+    """A clip (F, H, W, 3) as it comes back from a video file and the codec."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, clip)
+        frames = read_frames(path)
+    codec = PatchCodec(preset.patch_size)
+    return codec.decode(codec.encode(frames[None].float()))[0]
+
+
+def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool = True) -> tuple[Limits, dict]:
+    """The limits, and what the gates measure: shares that pass, and the values behind them."""
+    residuals: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {"ground truth": [], "start frame": [], "another object named": [], "nearby": []}
+    changes = []
+    for index in tqdm(range(rooms), disable=not progress, desc="validation rooms"):
+        episode = grounding_episode("validation", index, preset.task)
+        other = grounding_episode("validation", index + rooms, preset.task)
+        finder = CameraFinder(episode.scenes, preset.task.camera, REACH)
+        frames = frames_to_tell(episode, other, preset)
+        for name, value in zip(frames, finder.find(torch.stack(list(frames.values()))).residual.tolist(), strict=True):
+            residuals.setdefault(name, []).append(value**2)
+        label, last = episode.item.label, episode.target.rgb[[-1]]
+        scores["ground truth"] += reader.score(through_file(episode.target.rgb, preset)[[-1]], [label]).tolist()
+        scores["start frame"] += reader.score(episode.target.rgb[:1], [label]).tolist()
+        scores["another object named"] += reader.score(last, [other_label(episode)]).tolist()
+        best = shown_best(episode)
+        if not is_centred(episode.scan.instance[best] == episode.item.instance):
+            scores["nearby"] += reader.score(episode.scan.rgb[[best]], [label]).tolist()
+        changes.append(largest_change(episode.target.rgb))
+    limits = Limits(
+        least_score=float(np.quantile(scores["ground truth"], 1 - TRUTH_PASSES)),
+        other_room=float(np.median(residuals["other room"])),
+        most_change=float(np.quantile(changes, 0.99)),
+    )
+    distances = {name: (np.array(values) / limits.other_room).tolist() for name, values in residuals.items()}
+    gates = {
+        "rooms": rooms,
+        "sd": {
+            name: float((np.array(d) < 0.1).mean() if name == "ground truth" else (np.array(d) > 0.2).mean())
+            for name, d in distances.items()
+        },
+        "if": {name: float((np.array(s) >= limits.least_score).mean()) for name, s in scores.items()},
+        "distances": {name: np.round(d, 4).tolist() for name, d in distances.items()},
+        "scores": {name: np.round(s, 4).tolist() for name, s in scores.items()},
+    }
+    return limits, gates
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.calibrate", description=__doc__)
+    parser.add_argument("--rooms", type=int, default=96, help="validation rooms (default: 96)")
+    parser.add_argument("--reader", type=Path, help="folder of a reader (default: the shipped one)")
+    parser.add_argument("--out", type=Path, default=LIMITS)
+    args = parser.parse_args(arguments)
+    try:
+        limits, gates = calibrate(get_preset("small"), load_reader(args.reader), args.rooms)
+        save_limits(limits, gates, args.out)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(limits)
+    for name, share in gates["sd"].items():
+        print(f"SD: {share:.3f} of the {name} frames {'under 0.1' if name == 'ground truth' else 'above 0.2'}")
+    for name, share in gates["if"].items():
+        print(f"IF: {share:.3f} of the {name} frames pass")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

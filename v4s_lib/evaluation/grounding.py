@@ -1,0 +1,153 @@
+"""The grounding experiment: test rooms, an object named, our model, its controls and the plain baselines, one table."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v4s_lib.data.boxes import mask_box
+from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
+from v4s_lib.data.instructions import grounding_instruction, object_name
+from v4s_lib.data.rooms import RoomTask, render_one
+from v4s_lib.evaluation.camera import CameraFinder
+from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, read_box, spatial_distance
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models
+from v4s_lib.evaluation.reader import ObjectReader
+from v4s_lib.evaluation.statistics import make_row
+from v4s_lib.training.presets import Preset
+from v4s_lib.worlds.objects import COLORS, KINDS
+
+SAMPLES = 5  # of ours, for the best of k
+REACH = 1.0  # metres around the room's middle in which cameras are looked for; a path ends at most that far from it
+UNITS = {
+    "if_sd02": "1",
+    "if_sd01": "1",
+    "if": "1",
+    "sd": "1",
+    "smooth": "1",
+    "box": "1",
+    "box_overlap": "1",
+}
+
+
+def sample_grounding(
+    models: Models, episode: GroundingEpisode, other: GroundingEpisode, preset: Preset, seed: int
+) -> dict[str, Tensor]:
+    """Clips (N, F, H, W, 3) of every method; ours has ``SAMPLES``, the others one."""
+    instruction = episode.instruction
+    shuffled = grounding_instruction(object_name(other_label(episode)))
+    wanted = preset.task.context_latents
+    asked = {
+        "ours": (models.ours, episode.scan.rgb, instruction, SAMPLES, wanted),
+        "no_context": (models.ours, None, instruction, 1, wanted),
+        "first_frame_only": (models.first_frame_only, None, instruction, 1, 0),
+        "other_context": (models.ours, other.scan.rgb, instruction, 1, wanted),
+        "shuffled_instruction": (models.ours, episode.scan.rgb, shuffled, 1, wanted),
+    }
+    clips = {}
+    for name, (pipeline, context, words, count, latents) in asked.items():
+        if pipeline is not None:
+            clips[name] = pipeline(
+                context,
+                episode.target_frames[:1].expand(count, -1, -1, -1),
+                instruction=words,
+                num_frames=len(episode.target_frames),
+                num_context_latents=latents,
+                num_inference_steps=preset.inference_steps,
+                guidance_scale=preset.guidance_scale,
+                generator=torch.Generator().manual_seed(seed),
+            ).frames
+    return clips
+
+
+def baselines(episode: GroundingEpisode) -> dict[str, Tensor]:
+    """Clips (1, F, H, W, 3) of what needs no model: the start frame, a cut to the best context frame, the truth."""
+    start, length = episode.target_frames[0], len(episode.target_frames)
+    best = episode.scan.rgb[shown_best(episode)]
+    half = length // 2
+    cut = torch.cat([start.expand(half, *start.shape), best.expand(length - half, *start.shape)])
+    return {
+        "retrieve": cut[None],
+        "start_frame": start.expand(1, length, *start.shape),
+        "ground_truth": episode.target_frames[None],
+    }
+
+
+def shown_best(episode: GroundingEpisode) -> int:
+    """The number of the scan's frame that shows the object best: most of its pixels, weighted towards the middle."""
+    shown = (episode.scan.instance == episode.item.instance).float()
+    rows, columns = (torch.linspace(-1, 1, size) for size in shown.shape[1:])
+    weight = torch.exp(-2 * (rows[:, None].square() + columns[None].square()))
+    return int((shown * weight).sum(dim=(1, 2)).argmax())
+
+
+def other_label(episode: GroundingEpisode) -> str:
+    """An object that the room does not hold, of another colour and kind: what a shuffled instruction asks for."""
+    colors = [color for color in COLORS if color != episode.item.color]
+    kinds = [kind for kind in KINDS if kind != episode.item.kind]
+    held = {item.label for item in episode.scenes.objects[0]}
+    pairs = [f"{color} {kind}" for color in colors for kind in kinds]
+    free = [pair for pair in pairs if pair not in held]
+    return free[episode.item.instance * 7919 % len(free)]
+
+
+def score_grounding(
+    models: Models, reader: ObjectReader, limits: Limits, preset: Preset, split: str, index: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Every measure of every method for one episode; those of ours are means over its samples."""
+    episode = grounding_episode(split, index, preset.task)
+    other = grounding_episode(split, index + OTHER_ROOM, preset.task)
+    clips = sample_grounding(models, episode, other, preset, seed) | baselines(episode)
+    return judge_clips(clips, episode, reader, limits, preset.task)
+
+
+def judge_clips(
+    clips: dict[str, Tensor], episode: GroundingEpisode, reader: ObjectReader, limits: Limits, task: RoomTask
+) -> dict[str, dict[str, float]]:
+    """The measures of each method's clips (N, F, H, W, 3), and, where there are several, how many of them passed."""
+    last = len(episode.target_c2w) - 1
+    finder = CameraFinder(episode.scenes, task.camera, REACH)
+    frames = torch.cat([clip[:, last] for clip in clips.values()])
+    distance, cameras = spatial_distance(finder, frames, limits)
+    sizes = [len(clip) for clip in clips.values()]
+    scores = {}
+    for (name, clip), sd, c2w in zip(clips.items(), distance.split(sizes), cameras.split(sizes), strict=True):
+        verdicts = judge(clip, last, episode.item.label, reader, sd, limits)
+        for verdict, sample, camera in zip(verdicts, clip, c2w, strict=True):
+            verdict |= box_measures(sample, last, episode, camera, task)
+        scores[name] = {key: _mean([verdict[key] for verdict in verdicts]) for key in verdicts[0]}
+        scores[name]["passed"] = int(sum(verdict["if_sd02"] for verdict in verdicts))
+        scores[name]["samples"] = len(verdicts)
+    return scores
+
+
+def box_measures(
+    clip: Tensor, last: int, episode: GroundingEpisode, camera: Tensor, task: RoomTask
+) -> dict[str, float]:
+    """Whether a box is drawn in a clip's tail and, if so, how well it fits the object as the clip's own camera sees it.
+
+    ``camera`` (4, 4) is the one that best explains frame ``last``; NaN where there is no box, or no object to see.
+    """
+    box = read_box(clip[last], clip[-1])
+    if box is None:
+        return {"box": 0.0, "box_overlap": math.nan}
+    mask = render_one(episode.scenes, camera[None, None], task).instance[0] == episode.item.instance
+    return {"box": 1.0, "box_overlap": box_overlap(box, mask_box(mask)) if mask.any() else math.nan}
+
+
+def best_of_curve(lines: list[dict], method: str = "ours") -> list[dict]:
+    """Rows of the share of episodes in which one of k samples passes, k = 1 .. the number of samples."""
+    scenes = np.array([line["episode"] for line in lines])
+    scored = [line["methods"][method] for line in lines]
+    rows = []
+    for k in range(1, scored[0]["samples"] + 1):
+        values = np.array([best_of(line["passed"], line["samples"], k) for line in scored])
+        rows.append(make_row(method, f"if_sd02_best_of_{k}", "1", values, scenes).to_json())
+    return rows
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the numbers that are there; NaN if none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,114 @@
+"""Did it find what was named, in this room, without a cut? The judges of grounding (DESIGN §7).
+
+Every judge looks at generated pixels. What a judge is allowed to know besides: the named object (IF), the room's
+geometry and colours (SD). Their limits come from ``python -m v4s_lib.evaluation.calibrate``, on validation rooms.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from math import comb
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from v4s_lib.data.boxes import BOX_COLOR
+from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.evaluation.camera import CameraFinder
+from v4s_lib.evaluation.reader import ObjectReader
+
+LIMITS = MANIFESTS / "results" / "judges.json"
+GATES = {"sd02": 0.2, "sd01": 0.1}
+BOX_STRENGTH = 0.4  # of the way from a pixel's colour to the box's, at least, for it to be of the box; our choice
+BOX_PIXELS = 8  # of the box, at least, for one to be there; the smallest there is has 14
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the judges were calibrated to."""
+
+    least_score: float  # of the reader, for an object to count as found
+    other_room: float  # median squared residual of a frame whose best camera is sought in another room: SD = 1
+    most_change: float  # mean absolute change of a pixel from one frame to the next, at most, of smooth motion
+
+
+def load_limits(path: Path = LIMITS) -> Limits:
+    """The calibrated limits that ship with the kit."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected calibrated limits in {path}, got nothing there: run python -m v4s_lib.evaluation.calibrate"
+        )
+    return Limits(**json.loads(path.read_text())["limits"])
+
+
+def spatial_distance(finder: CameraFinder, frames: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+    """SD (N,) of frames (N, H, W, 3) from the finder's room, and the cameras (N, 4, 4) that explain them best.
+
+    The squared distance of the frame to the room's own picture, from the camera at which that is least, in units of
+    what another room leaves: 0 is this room, 1 is some other. It is our scale, not the paper's.
+    """
+    found = finder.find(frames)
+    return found.residual.square() / limits.other_room, found.c2w
+
+
+def largest_change(clip: Tensor) -> float:
+    """The largest mean absolute change of a pixel between consecutive frames of a clip (F, H, W, 3)."""
+    return (clip[1:] - clip[:-1]).abs().mean(dim=(1, 2, 3)).max().item()
+
+
+def read_box(before: Tensor, frame: Tensor) -> Tensor | None:
+    """First and last row and column (4,) inside the box that is drawn in a frame (H, W, 3), or None without one.
+
+    A pixel of the box has come from its colour in ``before``, the last frame without a box, nearer to the box's; a wall
+    that has that colour anyway has not. Five in a hundred pixels may stray, on every side.
+    """
+    way = frame.new_tensor(BOX_COLOR) - before
+    gone = ((frame - before) * way).sum(dim=-1) / way.square().sum(dim=-1).clamp(min=0.1)
+    drawn = (gone > BOX_STRENGTH).nonzero()
+    if len(drawn) < BOX_PIXELS:
+        return None
+    ends = drawn.float().quantile(torch.tensor([0.05, 0.95]), dim=0).round().long()
+    (top, left), (bottom, right) = ends.tolist()
+    if bottom - top < 2 or right - left < 2:
+        return None
+    return torch.tensor([top + 1, bottom - 1, left + 1, right - 1])
+
+
+def box_overlap(first: Tensor, second: Tensor) -> float:
+    """Intersection over union of two boxes (4,), given by first and last rows and columns."""
+    low, high = torch.maximum(first[[0, 2]], second[[0, 2]]), torch.minimum(first[[1, 3]], second[[1, 3]])
+    both = (high - low + 1).clamp(min=0).prod().item()
+    areas = [(box[[1, 3]] - box[[0, 2]] + 1).prod().item() for box in (first, second)]
+    return both / (sum(areas) - both)
+
+
+def judge(clips: Tensor, last: int, label: str, reader: ObjectReader, sd: Tensor, limits: Limits) -> list[dict]:
+    """The verdict on each clip (N, F, H, W, 3).
+
+    Args:
+        clips: generated, start frame included.
+        last: number of the last frame before the box tail.
+        label: of the object that should be in its middle.
+        reader, limits: the judge of pixels, and what it was calibrated to.
+        sd: (N,) of the clips' frames ``last``.
+    """
+    scores = reader.score(clips[:, last], [label] * len(clips)).tolist()
+    verdicts = []
+    for clip, score, distance in zip(clips, scores, sd.tolist(), strict=True):
+        found, smooth = score >= limits.least_score, largest_change(clip[: last + 1]) <= limits.most_change
+        verdict = {"if": float(found), "sd": distance, "smooth": float(smooth)}
+        for name, gate in GATES.items():
+            verdict[f"if_{name}"] = float(found and smooth and distance < gate)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def best_of(passed: int, samples: int, k: int) -> float:
+    """Chance that one of ``k`` samples passes, drawn without repeats from ``samples`` of which ``passed`` do."""
+    return 1 - comb(samples - passed, k) / comb(samples, k)
+
+
+def save_limits(limits: Limits, gates: dict, path: Path = LIMITS) -> None:
+    """Write the limits with the shares that they were calibrated to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"limits": asdict(limits), "gates": gates}, indent=1) + "\n")
