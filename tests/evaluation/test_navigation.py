@@ -14,7 +14,7 @@ from v4s_lib.training.presets import get_preset
 def scored(tmp_path_factory):
     """Results of two smoke episodes, and the folder of the scored episodes."""
     store = tmp_path_factory.mktemp("store")
-    return results.navigation_results("smoke", episodes=2, store=store), store
+    return results.run_experiment("navigation", "smoke", episodes=2, store=store), store
 
 
 def test_every_method_has_every_measure(scored):
@@ -53,7 +53,7 @@ def test_a_perfect_method_and_one_that_is_off_by_a_tenth_score_as_known():
 
 
 def test_repeating_an_evaluation_gives_the_same_figures(scored, tmp_path):
-    again = results.navigation_results("smoke", episodes=2, store=tmp_path)
+    again = results.run_experiment("navigation", "smoke", episodes=2, store=tmp_path)
     assert again["rows"] == scored[0]["rows"]
 
 

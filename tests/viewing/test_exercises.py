@@ -25,6 +25,19 @@ def pooled(video, truth):
     return -10 * torch.log10((video - truth).square().mean())
 
 
+def best_of(passed, samples, k):
+    failing = 1.0
+    for drawn in range(k):  # all of k fail, one after the other
+        failing *= max(0, samples - passed - drawn) / (samples - drawn)
+    return 1 - failing
+
+
+def overlap(first, second):
+    rows, columns = torch.arange(16)[:, None], torch.arange(16)[None]
+    masks = [(rows >= a) & (rows <= b) & (columns >= c) & (columns <= d) for a, b, c, d in (first, second)]
+    return (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+
+
 def accuracy(rotation, translation, failed):
     return ((rotation < 5) & (translation < 0.25) & ~failed).float().mean()
 
@@ -45,7 +58,7 @@ CASES = [
     ("check_uses_context", (lambda a, b, c: a > max(b, c) + 0.5,), (lambda a, b, c: a > c,)),
     ("check_pooled", (pooled,), (lambda video, truth: 23.0,)),
     ("check_best_of", (best_of,), (lambda passed, samples, k: min(1.0, passed / samples * k),)),
-    ("check_overlap", (box_overlap,), (lambda first, second: float(torch.equal(first, second)),)),
+    ("check_overlap", (overlap,), (lambda first, second: float(torch.equal(first, second)),)),
     ("check_accuracy", (accuracy,), (lambda rotation, translation, failed: (rotation < 5).float().mean(),)),
 ]
 

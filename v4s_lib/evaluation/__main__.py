@@ -4,14 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from v4s_lib.evaluation.results import grounding_results, navigation_results, print_table, save_results
-
-TASKS = {"navigation": navigation_results, "grounding": grounding_results}
+from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation", description=__doc__)
-    parser.add_argument("--task", choices=list(TASKS), default="navigation")
+    parser.add_argument("--task", choices=list(EXPERIMENTS), default="navigation")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
     parser.add_argument(
@@ -26,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
     args = parser.parse_args(arguments)
     try:
-        results = TASKS[args.task](
+        results = run_experiment(
+            args.task,
             args.preset,
             args.weights,
             args.first_frame_only,

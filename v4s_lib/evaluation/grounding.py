@@ -1,6 +1,7 @@
 """The grounding experiment: test rooms, an object named, our model, its controls and the plain baselines, one table."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import grounding_instruction, object_name
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.evaluation.camera import CameraFinder
-from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, read_box, spatial_distance
+from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, load_limits, read_box, spatial_distance
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models
-from v4s_lib.evaluation.reader import ObjectReader
+from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.objects import COLORS, KINDS
@@ -92,14 +93,18 @@ def other_label(episode: GroundingEpisode) -> str:
     return free[episode.item.instance * 7919 % len(free)]
 
 
-def score_grounding(
-    models: Models, reader: ObjectReader, limits: Limits, preset: Preset, split: str, index: int, seed: int
-) -> dict[str, dict[str, float]]:
+@lru_cache(maxsize=1)
+def shipped_judges() -> tuple[ObjectReader, Limits]:
+    """The reader and the limits that ship with the kit, checked and loaded once."""
+    return load_reader(), load_limits()
+
+
+def score_grounding(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode; those of ours are means over its samples."""
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
     clips = sample_grounding(models, episode, other, preset, seed) | baselines(episode)
-    return judge_clips(clips, episode, reader, limits, preset.task)
+    return judge_clips(clips, episode, *shipped_judges(), preset.task)
 
 
 def judge_clips(

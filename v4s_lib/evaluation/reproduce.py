@@ -13,21 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from v4s_lib.evaluation.navigation import Models, episode_clips, score_episode
+from v4s_lib.data.grounding import grounding_episode
+from v4s_lib.evaluation.grounding import sample_grounding
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips
 from v4s_lib.evaluation.results import (
-    FOLLOWING,
-    PICTURE,
+    EXPERIMENTS,
+    gains,
+    has_results,
     load_models,
     load_results,
-    markdown_table,
-    navigation_results,
+    run_experiment,
     save_results,
+    tables,
     weights_digest,
 )
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
-TOLERANCE = 0.05  # dB between stored and live psnr_recall; other machines round differently
+STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto} td,th{padding:.2em .8em;text-align:right}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,25 +49,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
-    """Write the report; raise ``ValueError`` if live and stored figures disagree."""
+    """Write the report of every experiment with stored results; ``ValueError`` if live and stored figures disagree."""
     started = time.perf_counter()
     models = load_models(preset)
-    if everything:
-        results = navigation_results(preset.name, store=out / "episodes")
-        save_results(results, out / f"navigation_{preset.name}.json")
-    else:
-        results = load_results(f"navigation_{preset.name}")
-        check_weights(results, models)
-        compare(results, models, preset, live)
     out.mkdir(parents=True, exist_ok=True)
-    chosen = choose_episodes(results)
-    for name, index in chosen.items():
-        (out / f"episode_{name}.png").write_bytes(episode_sheet(models, preset, results, index))
-        print(f"drew the {name} episode, number {index}")
-    (out / "navigation.md").write_text(
-        "\n\n".join(markdown_table(results, part) for part in (PICTURE, FOLLOWING)) + "\n"
-    )
-    (out / "index.html").write_text(page(results, chosen))
+    sections = []
+    for task in EXPERIMENTS:
+        if everything:
+            results = run_experiment(task, preset.name, store=out / "episodes")
+            save_results(results, out / f"{task}_{preset.name}.json")
+        elif has_results(f"{task}_{preset.name}"):
+            results = load_results(f"{task}_{preset.name}")
+            check_weights(results, models)
+            compare(results, models, preset, live)
+        else:
+            print(f"{task}: no stored results of preset {preset.name}")
+            continue
+        chosen = choose_episodes(results)
+        for name, index in chosen.items():
+            (out / f"{task}_{name}.png").write_bytes(episode_sheet(models, preset, results, index))
+            print(f"{task}: drew the {name} episode, number {index}")
+        (out / f"{task}.md").write_text("\n\n".join(tables(results).values()) + "\n")
+        sections.append(section(results, chosen))
+    title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
+    (out / "index.html").write_text(f"{title}<style>{STYLE}</style>{''.join(sections)}\n")
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
 
 
@@ -80,56 +88,72 @@ def check_weights(results: dict[str, Any], models: Models) -> None:
 
 def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) -> None:
     """Score ``live`` episodes again and require the stored figures."""
+    experiment = EXPERIMENTS[results["task"]]
     for index in range(min(live, results["episodes"])):
-        scores = score_episode(models, preset, results["split"], index, results["seed"])
+        scores = experiment.score(models, preset, results["split"], index, results["seed"])
         for method, per_episode in results["per_episode"].items():
-            values, stored = scores[method], per_episode[index]
-            if abs(values["psnr_recall"] - stored) > TOLERANCE:
+            value, stored = scores[method][experiment.metric], per_episode[index]
+            if abs(value - stored) > experiment.tolerance:
                 raise ValueError(
-                    f"expected psnr_recall {stored:.3f} dB of {method} in episode {index}, got "
-                    f"{values['psnr_recall']:.3f}: the stored results do not belong to this code"
+                    f"expected {experiment.metric} {stored:.3f} of {method} in episode {index}, got {value:.3f}: "
+                    "the stored results do not belong to this code"
                 )
-        print(f"episode {index}: live and stored figures agree")
+        print(f"{results['task']}, episode {index}: live and stored figures agree")
 
 
 def choose_episodes(results: dict[str, Any]) -> dict[str, int]:
-    """By rule: the episodes at which our psnr_recall is best, median and at the worst decile."""
+    """By rule: the episodes at which ours is best, median and at the worst decile."""
     order = np.argsort(results["per_episode"]["ours"])
+    if EXPERIMENTS[results["task"]].best == "smallest":
+        order = order[::-1]
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst_decile": int(order[len(order) // 10])}
 
 
 def episode_sheet(models: Models, preset: Preset, results: dict[str, Any], index: int) -> bytes:
-    """PNG of one episode: context, truth, ours, without context, with another room's."""
-    episode, clips, frames = episode_clips(models, preset, results["split"], index, results["seed"])
-    strips = [
+    """PNG of one episode: context, truth, ours and its controls."""
+    sheets = {"navigation": _navigation_strips, "grounding": _grounding_strips}
+    strips = sheets[results["task"]](models, preset, results["split"], index, results["seed"])
+    return to_png(contact_sheet(strips))
+
+
+def _navigation_strips(models: Models, preset: Preset, split: str, index: int, seed: int) -> list[Strip]:
+    episode, clips, frames = episode_clips(models, preset, split, index, seed)
+    return [
         Strip("context: frames of the scan, unposed", episode.scan.rgb[frames], "context"),
         Strip("ground truth: the first frame is given", episode.target.rgb, "truth"),
         Strip("ours", clips["ours"], "generated"),
         Strip("ours, without context", clips["no_context"], "generated"),
         Strip("ours, another room's context", clips["other_context"], "generated"),
     ]
-    return to_png(contact_sheet(strips))
 
 
-def page(results: dict[str, Any], chosen: dict[str, int]) -> str:
-    """The report as one HTML page beside its pictures."""
+def _grounding_strips(models: Models, preset: Preset, split: str, index: int, seed: int) -> list[Strip]:
+    episode = grounding_episode(split, index, preset.task)
+    other = grounding_episode(split, index + OTHER_ROOM, preset.task)
+    clips = sample_grounding(models, episode, other, preset, seed)
+    return [
+        Strip("context: frames of the scan, unposed", episode.scan.rgb, "context"),
+        Strip(f"ground truth: {episode.item.label}", episode.target_frames, "truth"),
+        Strip("ours", clips["ours"][0], "generated"),
+        Strip("ours, without context", clips["no_context"][0], "generated"),
+        Strip("ours, another room's context", clips["other_context"][0], "generated"),
+    ]
+
+
+def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
+    """The part of the page that shows one experiment."""
+    task, experiment = results["task"], EXPERIMENTS[results["task"]]
     facts = {name: results[name] for name in ("preset", "split", "episodes", "seed", "weights_sha256", "commit")}
     lines = "".join(f"<li>{escape(k)}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
-    gains = "".join(
-        f"<li>{escape(pair)}: {gain['mean']:+.2f} dB [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}</li>"
-        for pair, gain in results["gain"].items()
-    )
+    shown = "".join(f"<h2>{escape(heading)}</h2>{html_table(text)}" for heading, text in tables(results).items())
+    differences = "".join(f"<li>{escape(pair)}: {gain}</li>" for pair, gain in gains(results).items())
     pictures = "".join(
-        f"<h3>{escape(name)} (episode {index})</h3><img src='episode_{escape(name)}.png' alt='contact sheet'>"
+        f"<h3>{escape(name)} (episode {index})</h3><img src='{task}_{escape(name)}.png' alt='contact sheet'>"
         for name, index in chosen.items()
     )
     return (
-        "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced: navigation</title>"
-        "<style>body{font:16px sans-serif;max-width:60em;margin:2em auto}"
-        "td,th{padding:.2em .8em;text-align:right}</style>"
-        f"<h1>Scene navigation</h1><ul>{lines}</ul><h2>Pixels that only the context can tell</h2>"
-        f"{html_table(markdown_table(results, PICTURE))}<h2>Where the camera went</h2>"
-        f"{html_table(markdown_table(results, FOLLOWING))}<h2>Paired differences of psnr_recall</h2><ul>{gains}</ul>"
+        f"<h1>{experiment.title}</h1><ul>{lines}</ul>{shown}"
+        f"<h2>Paired differences of {experiment.gain}</h2><ul>{differences}</ul>"
         f"<h2>Episodes, chosen by rule</h2>{pictures}\n"
     )
 

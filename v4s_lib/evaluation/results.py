@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,62 @@ from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.grounding import best_of_curve, score_grounding
-from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
-from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
-PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]  # columns of the two tables
+PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
 
-def navigation_results(
+@dataclass(frozen=True)
+class Experiment:
+    """What differs between the two experiments, from scoring to the page."""
+
+    title: str
+    score: Callable[[Models, Preset, str, int, int], dict]  # of split, episode and seed: measures of each method
+    rows: Callable[[list[dict]], list[dict]]  # of the table
+    metric: str  # kept for each episode, compared when it is computed again; episodes are chosen by it
+    best: str  # "largest" or "smallest"
+    tolerance: float  # between stored and live values of it; other machines round differently
+    gain: str  # metric of the paired differences
+    unit: str  # of it
+    tables: dict[str, list[str]]  # heading to columns
+
+
+EXPERIMENTS = {
+    "navigation": Experiment(
+        "Scene navigation",
+        score_episode,
+        table,
+        metric="psnr_recall",
+        best="largest",
+        tolerance=0.05,
+        gain="psnr_recall",
+        unit=" dB",
+        tables={
+            "Pixels that only the context can tell": PICTURE,
+            "Where the camera went (failed: frames that no camera in the room explains)": FOLLOWING,
+        },
+    ),
+    "grounding": Experiment(
+        "Object grounding",
+        score_grounding,
+        lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines),
+        metric="sd",
+        best="smallest",
+        tolerance=0.05,
+        gain="if_sd02",
+        unit="",
+        tables={"The object is centred (IF), the room is this one (SD), the motion is smooth": GROUNDING},
+    ),
+}
+
+
+def run_experiment(
+    task: str,
     preset_name: str,
     weights: Path | None = None,
     first_frame_only: Path | None = None,
@@ -32,17 +77,27 @@ def navigation_results(
     seed: int = 0,
     store: Path = Path("runs/evaluation"),
 ) -> dict[str, Any]:
-    """Score a preset on navigation; the keys are those of DESIGN §8, with ``gain`` for the paired differences."""
-    preset = get_preset(preset_name)
+    """Score a preset; the keys are those of DESIGN §8, with ``gain`` for the paired differences.
+
+    Args:
+        task: "navigation" or "grounding".
+        preset_name: of the scale.
+        weights, first_frame_only: folders of trained transformers; None takes the shipped ones.
+        split: "validation" or "test".
+        episodes: number of them, one a room.
+        seed: of the sampling noise and the context.
+        store: folder of the scored episodes, to go on from.
+    """
+    experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
     models = load_models(preset, weights, first_frame_only)
     digest = weights_digest(models)
     lines = score_all(
-        lambda index: score_episode(models, preset, split, index, seed),
+        lambda index: experiment.score(models, preset, split, index, seed),
         episodes,
-        store / f"navigation-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+        store / f"{task}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
     )
     return {
-        "task": "navigation",
+        "task": task,
         "preset": preset.name,
         "split": split,
         "weights_sha256": digest,
@@ -51,51 +106,13 @@ def navigation_results(
         "episodes": episodes,
         "guidance_scale": preset.guidance_scale,
         "inference_steps": preset.inference_steps,
-        "rows": table(lines),
-        "gain": context_gain(lines),
+        "rows": experiment.rows(lines),
+        "gain": context_gain(lines, experiment.gain),
         "per_episode": {
-            method: [line["methods"][method]["psnr_recall"] for line in lines]
+            method: [line["methods"][method][experiment.metric] for line in lines]
             for method, measures in lines[0]["methods"].items()
-            if "psnr_recall" in measures
+            if experiment.metric in measures
         },
-    }
-
-
-def grounding_results(
-    preset_name: str,
-    weights: Path | None = None,
-    first_frame_only: Path | None = None,
-    split: str = "test",
-    episodes: int = 128,
-    seed: int = 0,
-    store: Path = Path("runs/evaluation"),
-) -> dict[str, Any]:
-    """Score a preset on grounding; the keys are those of navigation, with the best-of-k curve among the rows."""
-    preset = get_preset(preset_name)
-    models = load_models(preset, weights, first_frame_only)
-    reader, limits = load_reader(), load_limits()
-    digest = weights_digest(models)
-    lines = score_all(
-        lambda index: score_grounding(models, reader, limits, preset, split, index, seed),
-        episodes,
-        store / f"grounding-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
-    )
-    return {
-        "task": "grounding",
-        "preset": preset.name,
-        "split": split,
-        "weights_sha256": digest,
-        "commit": current_commit(),
-        "seed": seed,
-        "episodes": episodes,
-        "guidance_scale": preset.guidance_scale,
-        "inference_steps": preset.inference_steps,
-        "rows": table(lines, GROUNDING_UNITS) + best_of_curve(lines),
-        "gain": context_gain(lines, "if_sd02"),
-        "per_episode": {
-            method: [line["methods"][method]["if_sd02"] for line in lines] for method in lines[0]["methods"]
-        },
-        "per_episode_sd": [line["methods"]["ours"]["sd"] for line in lines],
     }
 
 
@@ -133,6 +150,11 @@ def save_results(results: dict[str, Any], path: Path) -> None:
     beside.replace(path)
 
 
+def has_results(name: str) -> bool:
+    """Whether results of that name are stored."""
+    return (RESULTS / f"{name}.json").is_file()
+
+
 def load_results(name: str) -> dict[str, Any]:
     """The committed results of that name, such as "navigation_small"."""
     path = RESULTS / f"{name}.json"
@@ -165,10 +187,22 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f}{interval}{failed}"
 
 
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """The experiment's tables in Markdown, by heading."""
+    columns = EXPERIMENTS[results["task"]].tables
+    return {heading: markdown_table(results, metrics) for heading, metrics in columns.items()}
+
+
+def gains(results: dict[str, Any]) -> dict[str, str]:
+    """The paired differences, each with its unit and interval."""
+    unit = EXPERIMENTS[results["task"]].unit
+    return {
+        pair: f"{gain['mean']:+.2f}{unit} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        for pair, gain in results["gain"].items()
+    }
+
+
 def print_table(results: dict[str, Any]) -> None:
-    tables = [GROUNDING] if results["task"] == "grounding" else [PICTURE, FOLLOWING]
-    print(*(markdown_table(results, metrics) for metrics in tables), sep="\n\n")
-    metric, unit = ("if_sd02", "") if results["task"] == "grounding" else ("psnr_recall", " dB")
-    for pair, gain in results["gain"].items():
-        numbers = f"{gain['mean']:+.2f}{unit} [{gain['low']:+.2f}, {gain['high']:+.2f}], n = {gain['n']}"
-        print(f"{metric}, {pair}: {numbers}")
+    print(*tables(results).values(), sep="\n\n")
+    for pair, gain in gains(results).items():
+        print(f"{EXPERIMENTS[results['task']].gain}, {pair}: {gain}, n = {results['gain'][pair]['n']}")

@@ -111,7 +111,7 @@ def flow_matching_loss(
     target, context = sample.target_latents, sample.context_latents
     count, device = len(target), target.device
 
-    reads = getattr(model, "module", model).word_embedding is not None
+    reads = getattr(getattr(model, "module", model), "word_embedding", None) is not None
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator).to(device)
