@@ -1,11 +1,14 @@
 """Grounding episodes keep their promises, measured on the rendered truth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from v4s_lib.data.boxes import BOX_COLOR, box_tail, mask_box, outline
-from v4s_lib.data.grounding import LEAST_PIXELS, grounding_episode, is_centred
+from v4s_lib.data.boxes import BOX_COLOR, box_tail, is_centred, is_shown, mask_box, outline
+from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.training.presets import get_preset
+from v4s_lib.worlds.cameras import Camera
 from v4s_lib.worlds.objects import COLORS
 
 TASK = get_preset("small").task
@@ -20,8 +23,8 @@ def test_the_object_is_unseen_at_the_start_seen_by_the_scan_and_centred_at_the_e
     for episode in episodes:
         shown = episode.target.instance == episode.item.instance
         assert not shown[0].any()
-        assert is_centred(shown[-1]) and shown[-1].sum() >= LEAST_PIXELS
-        assert (episode.scan.instance == episode.item.instance).sum(dim=(1, 2)).max() >= LEAST_PIXELS
+        assert is_centred(shown[-1]) and shown[-1].sum() >= 12
+        assert is_shown(episode.scan.instance == episode.item.instance)
         assert episode.item.label in episode.instruction
         assert torch.equal(mask_box(shown[-1]), episode.box)
 
@@ -69,6 +72,12 @@ def test_centred_means_near_the_middle_and_large_enough():
     assert is_centred(mask)
     assert not is_centred(mask.roll(12, dims=1)) and not is_centred(mask.roll(8, dims=0))
     mask[:, :23] = False
-    assert is_centred(mask)  # 12 pixels are left
+    assert is_centred(mask)  # 12 pixels are left, of 1440
     mask[:14] = False
     assert not is_centred(mask)
+
+
+def test_a_task_in_which_nothing_can_be_asked_for_is_refused():
+    task = replace(get_preset("smoke").task, camera=Camera(16, 24, horizontal_fov=170))  # every object is too small
+    with pytest.raises(ValueError, match="^expected an object to ask for in one of 200 rooms, got none"):
+        grounding_episode("validation", 0, task)

@@ -7,13 +7,18 @@ import torch
 from torch import Tensor
 
 BOX_COLOR = (1.0, 0.0, 1.0)
-LEAST_PIXELS = 12  # of the object in the last frame, 32x48; about 4x3
+LEAST_SHARE = 1 / 128  # of the picture that an object must cover: 12 pixels of 32x48, about 4x3; our choice
 CENTRE = 1 / 6  # of the picture's size: how far the object's middle may be from the picture's
+
+
+def is_shown(mask: Tensor) -> bool:
+    """Whether the object of a mask (H, W), or of one of several (F, H, W), is large enough to be seen."""
+    return bool(mask.float().mean(dim=(-2, -1)).max() >= LEAST_SHARE)
 
 
 def is_centred(mask: Tensor) -> bool:
     """Whether the object of a mask (H, W) is large enough and has its middle near the picture's."""
-    if mask.sum() < LEAST_PIXELS:
+    if not is_shown(mask):
         return False
     middle = mask.nonzero().float().mean(dim=0) + 0.5
     size = torch.tensor(mask.shape, dtype=torch.float32, device=mask.device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from v4s_lib.data.boxes import LEAST_PIXELS, box_tail, is_centred, mask_box
+from v4s_lib.data.boxes import box_tail, is_centred, is_shown, mask_box
 from v4s_lib.data.instructions import grounding_instruction
 from v4s_lib.data.navigation import episode_scan
 from v4s_lib.data.rooms import RoomTask, render_one
@@ -15,6 +15,7 @@ from v4s_lib.worlds.raycast import Render
 from v4s_lib.worlds.scenes import SceneObject, Scenes, make_scenes, scene_seed
 
 PATHS = 8  # tried for an object before the next one is taken
+ROOMS = 200  # tried for an episode
 NEXT_ROOM = 10_000_000  # added to an index whose room has nothing to ask for, out of reach of any other episode
 
 
@@ -40,11 +41,13 @@ def grounding_episode(split: str, index: int, task: RoomTask) -> GroundingEpisod
     Objects and paths are drawn until one fits: unseen in the start frame, seen by the scan, centred and large enough at
     the end. In the room of an even index the object has both distractors.
     """
-    episode, attempt = None, index
-    while episode is None:
-        episode = _try_room(scene_seed(split, attempt), task, distracted=index % 2 == 0)
-        attempt += NEXT_ROOM
-    return episode
+    for attempt in range(ROOMS):
+        episode = _try_room(scene_seed(split, index + attempt * NEXT_ROOM), task, distracted=index % 2 == 0)
+        if episode is not None:
+            return episode
+    raise ValueError(
+        f"expected an object to ask for in one of {ROOMS} rooms, got none: use larger frames or a longer scan"
+    )
 
 
 def is_distracted(item: SceneObject, objects: list[SceneObject]) -> bool:
@@ -67,7 +70,7 @@ def _try_room(seed: int, task: RoomTask, distracted: bool) -> GroundingEpisode |
     frames = latent_frames(task.target_latents)
     for choice in torch.randperm(len(items), generator=generator).tolist():
         item = items[choice]
-        if (scan.instance == item.instance).sum(dim=(1, 2)).max() < LEAST_PIXELS:
+        if not is_shown(scan.instance == item.instance):
             continue
         for _ in range(PATHS):
             path = object_path(scenes, generator, frames, middle(item)[None], task.reach, around, task.spread)

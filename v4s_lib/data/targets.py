@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from v4s_lib.data.boxes import LEAST_PIXELS, draw_tail, is_centred
+from v4s_lib.data.boxes import draw_tail, is_centred, is_shown
 from v4s_lib.data.instructions import NAVIGATION, grounding_instruction, object_name
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, object_path, target_path
 from v4s_lib.worlds.scenes import SceneObject, Scenes
 
 TURN_TO_OBJECT = 60.0  # degrees between the start frame's direction and an object's, at least
+MOST_SPREAD = 30.0  # degrees that are added to it where start frames look away from their own direction
 NEIGHBOUR = 90.0  # degrees between two objects, at most, for one to be left or right of the other
 RELATED = 0.3  # share of instructions that name a neighbour, too, where there is one
 
@@ -67,8 +68,8 @@ def finish(goals: Goals, frames: Tensor, instance: Tensor, scan_instance: Tensor
             if item is None:
                 continue
             shown = instance[room, target][[0, -1]] == item.instance
-            in_scan = (scan_instance[room] == item.instance).flatten(-2).sum(dim=-1).max()
-            if not shown[0].any() and is_centred(shown[1]) and in_scan >= LEAST_PIXELS:
+            in_scan = is_shown(scan_instance[room] == item.instance)
+            if not shown[0].any() and is_centred(shown[1]) and in_scan:
                 draw_tail(frames[room, target], shown[1], tail)
                 instructions[room][target] = grounding_instruction(goals.names[room][target])
     return instructions
@@ -83,9 +84,12 @@ def choose_object(
 
 
 def turned_away(scenes: Scenes, room: int, around: Tensor, spread: float) -> list[SceneObject]:
-    """The objects that a frame with the pose ``around`` (4, 4), give or take ``spread`` degrees, looks away from."""
+    """The objects that a frame with the pose ``around`` (4, 4), give or take ``spread`` degrees, looks away from.
+
+    With a spread of more than ``MOST_SPREAD`` it may show them all the same.
+    """
     heading = math.atan2(around[1, 2], around[0, 2])
-    least = math.radians(TURN_TO_OBJECT + spread)
+    least = math.radians(TURN_TO_OBJECT + min(spread, MOST_SPREAD))
     return [item for item in scenes.objects[room] if abs(turn(bearing(scenes, room, item) - heading)) > least]
 
 

@@ -97,6 +97,8 @@ SMOKE = Preset(
         target_latents=4,
         targets=2,
         samples=1,
+        reach=0.4,
+        spread=10.0,
         **_GROUNDING,
     ),
     first_reach=0.1,

@@ -1,0 +1,146 @@
+"""``python -m v4s_lib.evaluation.diagnose``: where does a model lose, in locating, in planning or in drawing?
+
+On validation rooms the model predicts a clip once, from pure noise: as it is, with the true poses in place of its own
+(no legal input, so this is what better localising could gain), and without context. Beside it stand the errors of what
+it predicts: where the context and the start frame are, and where it plans to look.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
+from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
+from v4s_lib.data.targets import middle
+from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.evaluation.picture import pooled_psnr
+from v4s_lib.evaluation.statistics import bootstrap
+from v4s_lib.model.localizer import pose_matrix
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.model.pose import relative_to_start
+from v4s_lib.model.text import tokenize
+from v4s_lib.training.loss import teacher_forcing
+from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.training.weights import load_pipeline
+from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
+
+
+def predict(
+    pipeline: Video4SpatialPipeline,
+    episode: NavigationEpisode | GroundingEpisode,
+    instruction: str | None,
+    preset: Preset,
+    true_poses: bool = False,
+    with_context: bool = True,
+) -> dict[str, Tensor]:
+    """The clip (F, H, W, 3) that is predicted from pure noise in one step, and the poses behind it.
+
+    Returns:
+        ``clip``; ``frames``, numbers of the context's; ``context`` and ``target``, predicted poses (P, 4, 4, 4) and
+        (T, 4, 4, 4), relative to the last context frame; ``to_axes`` (4, 4), which brings the room's poses there.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codec, model = pipeline.codec, pipeline.transformer
+    latents = (len(episode.scan.rgb) - 1) // 4 + 1
+    index = sample_context(latents, preset.task.context_latents, generator)
+    frames = grouped_frames(index)
+    context = codec.encode_groups(codec.group(episode.scan.rgb[None, : 4 * latents - 3])[:, index])
+    path = relative_to_start(episode.target_c2w[None].double()).float()
+    steps = path.shape[1] + (0 if instruction is None else preset.task.tail_latents)
+    start = codec.encode(episode.target.rgb[None, :1])
+    noisy = torch.randn((1, start.shape[1], steps, *start.shape[3:]), generator=generator)
+    noisy[:, :, :1] = start
+    if steps > path.shape[1]:
+        path = torch.cat([path, path[:, -1:].expand(-1, steps - path.shape[1], -1, -1, -1)], dim=1)
+    to_axes = inverse(episode.scan_c2w[frames[-1, -1]])
+    truth = (to_axes @ episode.scan_c2w[frames])[None], (to_axes @ episode.target_c2w[0] @ path[0])[None]
+    given = {"words": None, "camera_path": path if instruction is None else None}
+    if model.word_embedding is not None:
+        given["words"] = tokenize([instruction or NAVIGATION], model.config.vocabulary)
+    if with_context:
+        given |= {"context_latents": context, "context_time_index": index[None]}
+    time_index = (latents + preset.task.gap + torch.arange(steps))[None]
+    with torch.no_grad(), teacher_forcing(model, *truth, torch.tensor([true_poses])):
+        output, located, placed = model(noisy, torch.tensor([1000.0]), time_index, return_poses=True, **given)
+    clip = codec.decode(torch.cat([start, output[:, :, 1:]], dim=2))[0].clamp(0, 1)
+    poses = {"context": located, "target": placed}
+    poses = {name: pose_matrix(value)[0] for name, value in poses.items() if value is not None}
+    return {"clip": clip, "frames": frames, "to_axes": to_axes, **poses}
+
+
+def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
+    """Decibels over recalled pixels and errors of the poses, one validation room."""
+    episode = navigation_episode("validation", index, preset.task)
+    found = predict(pipeline, episode, None, preset)
+    known = episode.known(found["frames"].flatten().unique(), preset.task.camera).recalled[1:]
+    clips = {
+        "psnr_recall, as it is (dB)": found["clip"],
+        "psnr_recall, true poses (dB)": predict(pipeline, episode, None, preset, true_poses=True)["clip"],
+        "psnr_recall, no context (dB)": predict(pipeline, episode, None, preset, with_context=False)["clip"],
+    }
+    truth = episode.target.rgb[1:].double()
+    measures = {name: pooled_psnr(clip[1:].double(), truth, known) for name, clip in clips.items()}
+    true_context = found["to_axes"] @ episode.scan_c2w[found["frames"]]
+    true_start = found["to_axes"] @ episode.target_c2w[0]
+    for name, predicted, true in (
+        ("context", found["context"].flatten(0, 1), true_context.flatten(0, 1)),
+        ("start", found["target"][:1, -1], true_start[None]),
+    ):
+        measures[f"{name}, rotation (deg)"] = rotation_angle(predicted, true).mean().item()
+        measures[f"{name}, translation (m)"] = translation_distance(predicted, true).mean().item()
+    return measures
+
+
+def diagnose_plan(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
+    """Degrees between where the plan ends and where the object is, seen from there, one validation room."""
+    episode = grounding_episode("validation", index, preset.task)
+    found = predict(pipeline, episode, episode.instruction, preset)
+    goal = found["to_axes"] @ torch.cat([middle(episode.item), torch.ones(1)])
+    ends = {
+        "plan, last frame off the object (deg)": found["target"][preset.task.target_latents - 1, -1],
+        "start frame off the object (deg)": found["to_axes"] @ episode.target_c2w[0],
+    }
+    return {name: _off(c2w, goal[:3]) for name, c2w in ends.items()}
+
+
+def _off(c2w: Tensor, goal: Tensor) -> float:
+    """Angle in degrees between a camera's (4, 4) viewing direction and a point (3,)."""
+    way = torch.nn.functional.normalize(goal - c2w[:3, 3], dim=0)
+    return math.degrees(math.acos(float((way @ c2w[:3, 2]).clamp(-1, 1))))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.diagnose", description=__doc__)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
+    parser.add_argument("--rooms", type=int, default=32, help="validation rooms (default: 32)")
+    args = parser.parse_args(arguments)
+    try:
+        preset = get_preset(args.preset)
+        pipeline = load_pipeline(preset, args.weights)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    reads = pipeline.transformer.word_embedding is not None
+    values: dict[str, list[float]] = {}
+    for index in tqdm(range(args.rooms), desc="validation rooms"):
+        measures = diagnose_navigation(pipeline, preset, index)
+        measures |= diagnose_plan(pipeline, preset, index) if reads else {}
+        for name, value in measures.items():
+            values.setdefault(name, []).append(value)
+    print("| measure | mean | median |\n|---|---|---|")
+    for name, numbers in values.items():
+        mean = bootstrap(np.array(numbers), np.arange(len(numbers)))
+        print(f"| {name} | {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] | {np.nanmedian(numbers):.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
