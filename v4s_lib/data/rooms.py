@@ -48,6 +48,8 @@ class RoomBatch:
     target_frames: Tensor  # (S, M, F, H, W, 3)
     target_c2w: Tensor  # (S, M, F, 4, 4)
     instructions: list[list[str]]  # of each room's targets
+    scan_instance: Tensor  # (S, P, 4, H, W) what every pixel of the scan shows
+    sought: Tensor  # (S, M) instance id of the object that a target's instruction names, or -1
 
 
 def make_rooms(
@@ -67,11 +69,14 @@ def make_rooms(
     scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled)
     target = render_many(scenes, goals.c2w.flatten(1, 2), task, device, compiled)
     frames, instance = (part.unflatten(1, (targets, -1)) for part in (target.rgb, target.instance))
-    instructions = finish(goals, frames, instance, scan.instance, FRAMES_PER_LATENT * task.tail_latents)
+    instructions, sought = finish(goals, frames, instance, scan.instance, FRAMES_PER_LATENT * task.tail_latents)
     index = kept.expand(count, -1).to(device)
     start = torch.full((count,), latents + task.gap, device=device)
-    scan_frames = scan.rgb.unflatten(1, (-1, FRAMES_PER_LATENT))
-    return RoomBatch(scenes, scan_frames, scan_c2w.to(device), index, start, frames, goals.c2w.to(device), instructions)
+    scan_frames, scan_instance = (part.unflatten(1, (-1, FRAMES_PER_LATENT)) for part in (scan.rgb, scan.instance))
+    c2w = (scan_c2w.to(device), goals.c2w.to(device))
+    return RoomBatch(
+        scenes, scan_frames, c2w[0], index, start, frames, c2w[1], instructions, scan_instance, sought.to(device)
+    )
 
 
 def render_many(

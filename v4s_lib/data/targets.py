@@ -53,15 +53,18 @@ def draw_goals(scenes: Scenes, generator: torch.Generator, task, targets: int, a
     return Goals(torch.stack(paths, dim=1), _turned(items), _turned(names))
 
 
-def finish(goals: Goals, frames: Tensor, instance: Tensor, scan_instance: Tensor, tail: int) -> list[list[str]]:
+def finish(
+    goals: Goals, frames: Tensor, instance: Tensor, scan_instance: Tensor, tail: int
+) -> tuple[list[list[str]], Tensor]:
     """Draw the box into the last ``tail`` of ``frames`` (S, M, F, H, W, 3), in place, where an object was found.
 
     Found is an object that the start frame does not show, the scan does, and the last frame has in its centre.
 
     Returns:
-        the instruction of each target; the navigation sentence where nothing was sought or found.
+        the instruction of each target, the navigation sentence where nothing was sought or found; and the instance ids
+        (S, M) of what was found, or -1.
     """
-    instructions = []
+    instructions, found = [], torch.full((len(goals.items), len(goals.items[0])), -1)
     for room, items in enumerate(goals.items):
         instructions.append([NAVIGATION] * len(items))
         for target, item in enumerate(items):
@@ -72,7 +75,8 @@ def finish(goals: Goals, frames: Tensor, instance: Tensor, scan_instance: Tensor
             if not shown[0].any() and is_centred(shown[1]) and in_scan:
                 draw_tail(frames[room, target], shown[1], tail)
                 instructions[room][target] = grounding_instruction(goals.names[room][target])
-    return instructions
+                found[room, target] = item.instance
+    return instructions, found
 
 
 def choose_object(

@@ -68,7 +68,7 @@ def predict(
         given |= {"context_latents": context, "context_time_index": index[None]}
     time_index = (latents + preset.task.gap + torch.arange(steps))[None]
     with torch.no_grad(), teacher_forcing(model, *truth, torch.tensor([true_poses])):
-        output, located, placed = model(noisy, torch.tensor([1000.0]), time_index, return_poses=True, **given)
+        output, located, placed, _ = model(noisy, torch.tensor([1000.0]), time_index, return_poses=True, **given)
     clip = codec.decode(torch.cat([start, output[:, :, 1:]], dim=2))[0].clamp(0, 1)
     poses = {"context": located, "target": placed}
     poses = {name: pose_matrix(value)[0] for name, value in poses.items() if value is not None}

@@ -28,7 +28,12 @@ def check_conditions(
 
 
 def check_localizer(
-    after: int | None, context_attention: str, position_size: tuple[int, int] | None, ray_rotary: bool
+    after: int | None,
+    context_attention: str,
+    position_size: tuple[int, int] | None,
+    ray_rotary: bool,
+    finder: bool,
+    vocabulary: list[str] | None,
 ) -> None:
     """Raise ``ValueError`` for options of the transformer that do not go together."""
     if after is not None and (context_attention != "one_way" or position_size is None):
@@ -38,3 +43,8 @@ def check_localizer(
         )
     if ray_rotary and after is None:
         raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")
+    if finder and (after is None or vocabulary is None):
+        raise ValueError(
+            "expected a localizer and a vocabulary for a finder, got "
+            f"localize_after {after} and {'no' if vocabulary is None else 'a'} vocabulary: set both"
+        )

@@ -51,8 +51,7 @@ class WordEmbedding(nn.Module):
     def __init__(self, dim: int, vocabulary: list[str]) -> None:
         super().__init__()
         self.word = nn.Embedding(1 + len(vocabulary), dim)
-        self.place = nn.Parameter(torch.randn(MAX_WORDS, dim) / dim**0.5)
-        nn.init.normal_(self.word.weight, std=dim**-0.5)
+        self.place = nn.Parameter(torch.randn(MAX_WORDS, dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.word(tokens) + self.place[: tokens.shape[1]]

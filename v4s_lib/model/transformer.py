@@ -14,17 +14,26 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
 from v4s_lib.model.checks import check_conditions, check_localizer, check_option
-from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix, time_waves
+from v4s_lib.model.finder import Finder
+from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
 from v4s_lib.model.text import WordEmbedding
+from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin
 from v4s_lib.model.weights import check_keys
 
 # What a stock Wan checkpoint does not have.
-NEW_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.", "localizer.", "word_embedding.")
-CONTEXT, START, MOVING, LAST_CONTEXT = 0, 1, 2, 3  # rows of the role embedding
+NEW_KEYS = (
+    "pose_adapter.",
+    "role_embedding",
+    "position_embedding",
+    "time_adapter.",
+    "localizer.",
+    "word_embedding.",
+    "finder.",
+)
 
 
-class ContextVideoTransformer(ModelMixin, ConfigMixin):
+class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
     """Denoises target latents given context latents, a start latent, and a text or a camera path.
 
     Args:
@@ -46,6 +55,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         localize_after: blocks after which a one-way model predicts where its context stands, and where to go (see
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
+        finder: whether words are looked up in the context (see Finder).
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
 
@@ -77,6 +87,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         relative_time: bool = False,
         localize_after: int | None = None,
         ray_rotary: bool = False,
+        finder: bool = False,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
@@ -84,7 +95,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
         check_option("prediction_type", prediction_type, ("sample", "velocity"))
         check_option("localize_after", localize_after, (None, *range(num_layers)))
-        check_localizer(localize_after, context_attention, position_size, ray_rotary)
+        check_localizer(localize_after, context_attention, position_size, ray_rotary, finder, vocabulary)
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -113,6 +124,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
+        self.finder = Finder(dim, in_channels, tuple(patch_size)) if finder else None
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
@@ -133,7 +145,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             timestep: (B,) in 0..1000; None is 0, a clean context.
 
         Returns:
-            one (key, value) a block, each (B, heads, N, head_dim). They depend on nothing else: compute them once.
+            one (key, value) a block, each (B, heads, N, head_dim), and for a finder its keys and rays. They depend on
+            nothing else: compute them once.
         """
         if self.config.context_attention != "one_way":
             raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
@@ -160,6 +173,8 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
                 states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
             cache.append(own)
+        if self.finder is not None and not only_poses:
+            cache.append((self.finder.keys(latents), rays))
         return cache, poses
 
     def forward(
@@ -192,15 +207,16 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             words: (B*M, L) indices into the vocabulary, instead of ``encoder_hidden_states``.
             camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
-            return_poses, only_poses: also, or only, return what the localizer predicts, to teach it.
+            return_poses, only_poses: also, or only, return what localizer and finder predict, to teach them.
 
         Returns:
-            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and target (B*M, T, 4, 3, 3) if asked for.
+            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and target (B*M, T, 4, 3, 3) if asked for, and what
+            the finder chose (B*M, 1 + N).
         """
         if words is not None and self.word_embedding is not None:
             encoder_hidden_states = self.word_embedding(words)
         check_conditions(self, context_cache, encoder_hidden_states, words, camera_path)
-        context_poses = target_poses = None
+        context_poses = target_poses = found = None
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
@@ -224,6 +240,10 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
         first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
+                if self.finder is not None and text is not None and context_cache is not None and not only_poses:
+                    keys, rays = repeat_cached(context_cache[-1], len(states))
+                    found = self.finder(text, keys)
+                    states = states + self.finder.change(found, rays).type_as(states)
                 target_poses = self.localizer(states, grid[0])
                 if only_poses:
                     return context_poses, target_poses
@@ -243,31 +263,7 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
             context = None if context_cache is None else repeat_cached(context_cache[i], len(states))
             states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
-        return (output, context_poses, target_poses) if return_poses else output
-
-    def _embed(
-        self, latents: Tensor, role: int, clean_latents: int = 0, time_index: Tensor | None = None
-    ) -> tuple[Tensor, tuple[int, int, int]]:
-        states = self.patch_embedding(latents)
-        grid = tuple(states.shape[2:])
-        states = states.flatten(3).permute(0, 2, 3, 1)  # B T S D
-        roles = [START] * clean_latents + [role] * (grid[0] - clean_latents)
-        if role == CONTEXT and self.localizer is not None:
-            roles[-1] = LAST_CONTEXT
-        roles = self.role_embedding[roles]
-        states = states + roles[:, None].type_as(states)
-        if self.position_embedding is not None:
-            states = states + self.position_embedding.type_as(states)
-        if self.time_adapter is not None and time_index is not None:
-            states = states + self.time_adapter(time_waves(time_index))[:, :, None].type_as(states)
-        return states.flatten(1, 2), grid
-
-    def _time(self, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding (B, T, D) of the latents' timesteps (B, T) and their modulation (B, T, 6, D)."""
-        embedder = self.condition_embedder
-        waves = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
-        embedded = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype)).type_as(states)
-        return embedded, embedder.time_proj(embedder.act_fn(embedded)).unflatten(-1, (6, -1))
+        return (output, context_poses, target_poses, found) if return_poses else output
 
     def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
         if self.config.pose_encoding == "ray_map":
@@ -283,13 +279,6 @@ class ContextVideoTransformer(ModelMixin, ConfigMixin):
 
     def _ray_rotary(self, path: Tensor, time_index: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         return ray_rotary(path, time_index, *grid[1:], self.config.horizontal_fov, self.config.attention_head_dim)
-
-    def _unpatchify(self, states: Tensor, embedded: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        shift, scale = (self.scale_shift_table[:, None] + embedded[:, :, None])[:, :, :, None].unbind(2)
-        states = self.norm_out(states.float()).unflatten(1, (grid[0], -1)) * (1 + scale) + shift
-        states = self.proj_out(states.flatten(1, 2).type_as(embedded))
-        states = states.unflatten(2, (*self.config.patch_size, -1)).unflatten(1, grid)  # B T H W t h w C
-        return states.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 def _clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
@@ -45,12 +46,25 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 (start + steps).repeat_interleave(len(chosen), dim=0),
                 relative_to_start(c2w),
                 has_path.to(c2w.device),
+                token_share(batch.scan_instance[:, keep], batch.sought[:, chosen], codec.config.patch_size),
                 tokenize(said, VOCABULARY).to(c2w.device),
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
             )
         )
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+
+
+def token_share(instance: Tensor, sought: Tensor, patch: int) -> Tensor:
+    """Share of each context token's pixels (S*M, P*h*w) that show what is sought.
+
+    Args:
+        instance: (S, P, 4, H, W) instance ids.
+        sought: (S, M) ids; -1 is shown nowhere.
+        patch: pixels that a token covers, down and across.
+    """
+    shown = (instance[:, None] == sought[:, :, None, None, None, None]).float()
+    return shown.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch)).mean(dim=(-5, -3, -1)).flatten(2).flatten(0, 1)
 
 
 class RoomStream:

@@ -22,6 +22,7 @@ class LossConfig:
     drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
+    finding: float = 0.1  # weight of the finder's divergence, where the model has one
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
 
@@ -35,6 +36,7 @@ class Sample:
     target_time_index: Tensor  # (S*M, T)
     camera_path: Tensor  # (S*M, T, 4, 4, 4) relative to the start frame
     has_path: Tensor  # (S*M,) whether the model is told it; otherwise it has to plan one
+    shown: Tensor  # (S*M, N) share of each context token that shows the named object; teaches a finder, nothing else
     words: Tensor  # (S*M, L) of the instructions
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
@@ -100,6 +102,18 @@ def localization_loss(
     return loss
 
 
+def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
+    """How far a finder's choice (B, 1 + N) is from the tokens that show the named object: a KL divergence.
+
+    ``shown`` (B, N) are shares of tokens; where none shows it, "nothing" is to be chosen. ``counted`` (B,) are the
+    targets whose words and context the model was given.
+    """
+    total = shown.sum(dim=1, keepdim=True)
+    wanted = torch.cat([(total == 0).float(), shown / total.clamp(min=1e-6)], dim=1)
+    error = torch.nn.functional.kl_div(logits.log_softmax(dim=1), wanted, reduction="none").sum(dim=1)
+    return (error * counted).sum() / counted.sum().clamp(min=1)
+
+
 def flow_matching_loss(
     model, sample: Sample, config: LossConfig, generator: torch.Generator, true_poses: float = 0.0
 ) -> Tensor:
@@ -134,7 +148,7 @@ def flow_matching_loss(
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
     with teacher_forcing(model, sample.context_poses, sample.target_poses(no_context), told):
-        output, context_poses, target_poses = model(
+        output, context_poses, target_poses, found = model(
             noisy,
             1000 * sigma.flatten(),
             sample.target_time_index,
@@ -149,4 +163,7 @@ def flow_matching_loss(
     if target_poses is not None:
         located = localization_loss(context_poses, target_poses, sample, no_context, no_path)
         loss = loss + config.localization * located
+    if found is not None:
+        heard = ~(dropped | no_context.repeat_interleave(count // len(context)))
+        loss = loss + config.finding * finding_loss(found, sample.shown, heard)
     return loss
