@@ -32,7 +32,7 @@ def check_localizer(
     context_attention: str,
     position_size: tuple[int, int] | None,
     ray_rotary: bool,
-    finder: bool,
+    find_words: int | None,
     vocabulary: list[str] | None,
 ) -> None:
     """Raise ``ValueError`` for options of the transformer that do not go together."""
@@ -43,7 +43,7 @@ def check_localizer(
         )
     if ray_rotary and after is None:
         raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")
-    if finder and (after is None or vocabulary is None):
+    if find_words is not None and (after is None or vocabulary is None):
         raise ValueError(
             "expected a localizer and a vocabulary for a finder, got "
             f"localize_after {after} and {'no' if vocabulary is None else 'a'} vocabulary: set both"

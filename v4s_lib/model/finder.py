@@ -1,8 +1,9 @@
 """An optional part that looks up in the context what an instruction names. Not in the paper.
 
-Every context token gets a key from its own pixels, every instruction a query from its words. Where they agree the token
-shows what is named, and the localizer knows where that token looks: so the model learns where the thing stands before
-it plans a path to it. Taught in training by which tokens show the named object; at sampling there is video alone.
+A small convolutional network gives every cell of the context's frames a key, by what is seen there; the words of an
+instruction become a query. Where they agree the cell shows what is named, and the localizer knows where it looks:
+so it is known where the thing stands before it plans a path to it. Taught in training by the cells that do show
+it; at sampling there is video alone. It looks at pixels, so it is for latents of the patch codec.
 Source: our choice, after a training in which words stayed unread: an object is a few pixels of the loss.
 """
 
@@ -10,35 +11,63 @@ import torch
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
-from v4s_lib.model.pose import POSE_FEATURES
+from v4s_lib.model.pose import POSE_FEATURES, ray_map
 
-LOOKS = 4  # words that a query is put together from: an article, a colour, a kind, a relation
+CELL = 4  # pixels that a cell is wide and high
+WIDTHS = (16, 32, 64)  # of the convolutions
+KEY = 64  # numbers in a key
+LOOKS = 4  # words that a query is put together from: a colour, a kind, a relation, one to spare
 
 
 class Finder(nn.Module):
-    """Keys of context tokens, queries of instructions, and what their meeting tells a target's tokens."""
+    """Keys of context cells, queries of instructions, and what their meeting tells a target's tokens.
 
-    def __init__(self, dim: int, channels: int, patch_size: tuple[int, int, int]) -> None:
+    Args:
+        dim: width of the transformer's tokens.
+        text_dim: width of a word's embedding.
+        patch: pixels that a latent's patch is wide and high.
+    """
+
+    def __init__(self, dim: int, text_dim: int, patch: int) -> None:
         super().__init__()
-        self.pixels = nn.Conv3d(channels, 2 * dim, kernel_size=patch_size, stride=patch_size)
-        self.key = nn.Sequential(nn.GELU(), nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        self.nothing = nn.Parameter(torch.zeros(dim))  # the key of what no token shows
-        self.attend = nn.Linear(dim, LOOKS)
-        self.query = nn.Sequential(nn.Linear(LOOKS * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.patch = patch
+        first, second, third = WIDTHS
+        self.see = nn.Sequential(
+            nn.Conv2d(3, first, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(second, third, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(third, third, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(third, KEY, 1),
+        )
+        self.nothing = nn.Parameter(torch.zeros(KEY))  # the key of what no cell shows
+        self.attend = nn.Linear(text_dim, LOOKS)
+        self.query = nn.Sequential(nn.Linear(LOOKS * text_dim, 4 * KEY), nn.GELU(), nn.Linear(4 * KEY, KEY))
         self.tell = zero_linear(POSE_FEATURES["ray_map"], dim)
 
     def keys(self, latents: Tensor) -> Tensor:
-        """Context latents (B, C, T, H, W) to keys (B, N, D)."""
-        return self.key(self.pixels(latents).flatten(2).transpose(1, 2))
+        """Keys (B, N, KEY) of the cells in the last frame of each context latent; latents are (B, C, T, h, w)."""
+        patches = latents.unflatten(1, (4, self.patch, self.patch, 3))[:, -1]  # B p p 3 T h w
+        frames = patches.permute(0, 4, 3, 5, 1, 6, 2).flatten(5, 6).flatten(3, 4)  # B T 3 H W
+        seen = self.see(frames.flatten(0, 1))
+        return seen.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2]).flatten(1, 2)
 
-    def forward(self, text: Tensor, keys: Tensor) -> Tensor:
-        """Logits (B, 1 + N) of each of B texts (B, L, D) for nothing and for the tokens with ``keys`` (B, N, D)."""
-        words = self.attend(text).softmax(dim=1).transpose(1, 2) @ text
-        query = self.query(words.flatten(1)) / keys.shape[-1] ** 0.5
+    def rays(self, poses: Tensor, rows: int, columns: int, horizontal_fov: float) -> Tensor:
+        """Where the cells look (B, N, F), for poses (B, T, 4, 4, 4) of latents with ``rows`` and ``columns``."""
+        cells = self.patch // CELL
+        return ray_map(poses, rows * cells, columns * cells, horizontal_fov).flatten(1, 2)
+
+    def forward(self, words: Tensor, keys: Tensor) -> Tensor:
+        """Logits (B, 1 + N) of each of B texts (B, L, text_dim) for nothing and for the cells with ``keys``."""
+        looked_at = self.attend(words).softmax(dim=1).transpose(1, 2) @ words
+        query = self.query(looked_at.flatten(1)) * (2 / KEY**0.5)
         keys = torch.cat([self.nothing.expand(len(keys), 1, -1).type_as(keys), keys], dim=1)
         return (keys @ query.type_as(keys)[..., None])[..., 0].float()
 
     def change(self, logits: Tensor, rays: Tensor) -> Tensor:
-        """What the targets' tokens are told (B, 1, D): the rays (B, N, F) of the tokens that show what is named."""
-        share = logits.softmax(dim=1)[:, 1:, None]
-        return self.tell((share * rays).sum(dim=1, keepdim=True))
+        """What the targets' tokens are told (B, 1, D): the rays (B, N, F) of the cells that show what is named."""
+        share = logits.softmax(dim=1)[:, None, 1:]
+        return self.tell(share @ rays)

@@ -55,7 +55,8 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         localize_after: blocks after which a one-way model predicts where its context stands, and where to go (see
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
-        finder: whether words are looked up in the context (see Finder).
+        find_words: pixels that a latent's patch is wide, to look up in the context what words name (see Finder); None
+            for no such part.
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
 
@@ -87,7 +88,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         relative_time: bool = False,
         localize_after: int | None = None,
         ray_rotary: bool = False,
-        finder: bool = False,
+        find_words: int | None = None,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
         check_option("prediction_type", prediction_type, ("sample", "velocity"))
         check_option("localize_after", localize_after, (None, *range(num_layers)))
-        check_localizer(localize_after, context_attention, position_size, ray_rotary, finder, vocabulary)
+        check_localizer(localize_after, context_attention, position_size, ray_rotary, find_words, vocabulary)
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -124,7 +125,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
-        self.finder = Finder(dim, in_channels, tuple(patch_size)) if finder else None
+        self.finder = None if find_words is None else Finder(dim, text_dim, find_words)
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
@@ -174,7 +175,8 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
             states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
             cache.append(own)
         if self.finder is not None and not only_poses:
-            cache.append((self.finder.keys(latents), rays))
+            sight = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
+            cache.append((self.finder.keys(latents), sight))
         return cache, poses
 
     def forward(
@@ -241,9 +243,9 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
                 if self.finder is not None and text is not None and context_cache is not None and not only_poses:
-                    keys, rays = repeat_cached(context_cache[-1], len(states))
-                    found = self.finder(text, keys)
-                    states = states + self.finder.change(found, rays).type_as(states)
+                    keys, sight = repeat_cached(context_cache[-1], len(states))
+                    found = self.finder(encoder_hidden_states, keys)
+                    states = states + self.finder.change(found, sight).type_as(states)
                 target_poses = self.localizer(states, grid[0])
                 if only_poses:
                     return context_poses, target_poses

@@ -8,6 +8,7 @@ from torch import Tensor
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
 from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.finder import CELL
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import tokenize, vocabulary
 from v4s_lib.training.loss import Sample
@@ -46,7 +47,7 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 (start + steps).repeat_interleave(len(chosen), dim=0),
                 relative_to_start(c2w),
                 has_path.to(c2w.device),
-                token_share(batch.scan_instance[:, keep], batch.sought[:, chosen], codec.config.patch_size),
+                cell_share(batch.scan_instance[:, keep], batch.sought[:, chosen]),
                 tokenize(said, VOCABULARY).to(c2w.device),
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
@@ -55,16 +56,15 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
 
 
-def token_share(instance: Tensor, sought: Tensor, patch: int) -> Tensor:
-    """Share of each context token's pixels (S*M, P*h*w) that show what is sought.
+def cell_share(instance: Tensor, sought: Tensor) -> Tensor:
+    """Share of each context cell's pixels (S*M, N) that show what is sought, as a finder counts cells.
 
     Args:
-        instance: (S, P, 4, H, W) instance ids.
+        instance: (S, P, 4, H, W) instance ids; the last frame of each latent counts.
         sought: (S, M) ids; -1 is shown nowhere.
-        patch: pixels that a token covers, down and across.
     """
-    shown = (instance[:, None] == sought[:, :, None, None, None, None]).float()
-    return shown.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch)).mean(dim=(-5, -3, -1)).flatten(2).flatten(0, 1)
+    shown = (instance[:, None, :, -1] == sought[:, :, None, None, None]).float()
+    return shown.unflatten(-1, (-1, CELL)).unflatten(-3, (-1, CELL)).mean(dim=(-3, -1)).flatten(2).flatten(0, 1)
 
 
 class RoomStream:

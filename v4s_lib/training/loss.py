@@ -36,7 +36,7 @@ class Sample:
     target_time_index: Tensor  # (S*M, T)
     camera_path: Tensor  # (S*M, T, 4, 4, 4) relative to the start frame
     has_path: Tensor  # (S*M,) whether the model is told it; otherwise it has to plan one
-    shown: Tensor  # (S*M, N) share of each context token that shows the named object; teaches a finder, nothing else
+    shown: Tensor  # (S*M, N) share of each context cell that shows the named object; teaches a finder, nothing else
     words: Tensor  # (S*M, L) of the instructions
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
@@ -103,9 +103,9 @@ def localization_loss(
 
 
 def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
-    """How far a finder's choice (B, 1 + N) is from the tokens that show the named object: a KL divergence.
+    """How far a finder's choice (B, 1 + N) is from the cells that show the named object: a KL divergence.
 
-    ``shown`` (B, N) are shares of tokens; where none shows it, "nothing" is to be chosen. ``counted`` (B,) are the
+    ``shown`` (B, N) are shares of cells; where none shows it, "nothing" is to be chosen. ``counted`` (B,) are the
     targets whose words and context the model was given.
     """
     total = shown.sum(dim=1, keepdim=True)
