@@ -159,6 +159,17 @@ def test_initial_weights_are_of_the_presets_model(whole, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_model_that_cannot_read_can_be_the_start_of_one_that_does(tmp_path):
+    mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None}
+    run(tmp_path / "mute", preset=replace(PRESET, model=mute, steps=2))
+    still = replace(PRESET, muon_lr=0.0, adamw_lr=0.0, weight_decay=0.0, steps=1)
+    run(tmp_path / "reads", preset=still, init=tmp_path / "mute" / "weights")
+    reads = weights(tmp_path / "reads")
+    assert all(torch.equal(value, reads[key]) for key, value in weights(tmp_path / "mute").items())
+    new = {key.split(".")[0] for key in reads.keys() - weights(tmp_path / "mute").keys()}
+    assert {"finder", "word_embedding"} <= new
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(half, capsys):
     preset = replace(PRESET, adamw_lr=float("inf"))
     with pytest.raises(

@@ -55,6 +55,7 @@ def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> S
         torch.arange(8, 11).expand(contexts * targets, -1),
         eye.expand(contexts * targets, 3, 4, 4, 4),
         torch.ones(contexts * targets, dtype=torch.bool),
+        torch.zeros(contexts * targets, 8),
         torch.tensor([[1, 2, 0]]).expand(contexts * targets, -1),
         eye.expand(contexts, 4, 4, 4, 4),
         eye.expand(contexts * targets, 4, 4),

@@ -60,3 +60,12 @@ def test_a_clock_that_starts_again_is_added_up():
 def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
         ship.ship(tmp_path, "smoke", "ours", "a test")
+
+
+def test_runs_that_were_started_from_others_count_all_of_them(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "MANIFESTS", tmp_path)
+    folder = ship.ship(run, "smoke", "ours", "a test").parent / "weights" / "smoke" / "ours"
+    once = json.loads((folder / "run.json").read_text())
+    ship.ship(run, "smoke", "ours", "a test", [run, run])
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["targets_seen"] == 3 * once["targets_seen"] and facts["earlier_stages"] == [once, once]

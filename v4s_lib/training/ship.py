@@ -8,6 +8,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,37 @@ from v4s_lib.training.presets import get_preset
 VARIANTS = ("ours", "first_frame_only")
 
 
-def ship(run: Path, preset_name: str, variant: str, hardware: str) -> Path:
-    """Copy the newest checkpoint's averaged weights of ``run``; returns the manifest's path."""
+def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequence[Path] = ()) -> Path:
+    """Copy the newest checkpoint's averaged weights of ``run``; returns the manifest's path.
+
+    ``earlier`` are the runs, first to last, that ``run`` was started from: their targets and minutes count, too.
+    """
     preset = get_preset(preset_name)
-    place = latest_checkpoint(run / "checkpoints")
-    if place is None:
-        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none that is whole: train first")
+    place = _checkpoint(run)
+    stages = [_stage(folder, hardware) for folder in (*earlier, run)]
     model = ContextVideoTransformer(**preset.model)
     load_average(model, place)
     folder = MANIFESTS / "weights" / preset.name / variant
     shutil.rmtree(folder, ignore_errors=True)
     model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     shutil.copy(run / "log.jsonl", folder / "log.jsonl")
-    state = json.loads((place / "run.json").read_text())
-    facts = run_facts(state, run / "log.jsonl", hardware)
+    facts = stages[-1]
+    if earlier:
+        sums = {name: round(sum(stage[name] for stage in stages), 1) for name in ("targets_seen", "minutes")}
+        facts = {**facts, **sums, "earlier_stages": stages[:-1]}
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
     return write_manifest(preset.name)
+
+
+def _checkpoint(run: Path) -> Path:
+    place = latest_checkpoint(run / "checkpoints")
+    if place is None:
+        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none that is whole: train first")
+    return place
+
+
+def _stage(run: Path, hardware: str) -> dict[str, Any]:
+    return run_facts(json.loads((_checkpoint(run) / "run.json").read_text()), run / "log.jsonl", hardware)
 
 
 def load_average(model: ContextVideoTransformer, checkpoint: Path) -> None:
@@ -91,9 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--variant", default="ours", choices=VARIANTS)
     parser.add_argument("--hardware", default="2 CPU cores")
+    parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="runs that this one was started from")
     args = parser.parse_args(arguments)
     try:
-        print(ship(args.run, args.preset, args.variant, args.hardware))
+        print(ship(args.run, args.preset, args.variant, args.hardware, args.earlier))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
