@@ -16,10 +16,11 @@ from torch import Tensor
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.windows import sample_context
 from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import PADDING, tokenize
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.worlds.cameras import check_rigid
+from v4s_lib.worlds.cameras import check_rigid, inverse
 
 FRAMES = 33  # generated where no camera path says how many: start frame, 28 moving ones, 4 of the box tail; our choice
 MIN_SIGMA = 1e-3  # floor of sigma where a clean prediction is turned into a velocity
@@ -189,8 +190,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
             context_video: (F, H, W, 3) in 0..1; frames past 4k+1 are left out. None runs without context: noise in its
                 place, as in the unconditional branch.
             start_frame: (M, H, W, 3) in 0..1.
-            camera_path: (M, 4k+1, 4, 4) c2w, any world axes: only poses relative to the first are used. None leaves it
-                to the model to plan one.
+            camera_path: (M, 4k+1, 4, 4) c2w, any world axes: only poses relative to the first are used. With None a
+                model with a localizer plans one, before the first step, and follows it.
             instruction: a sentence for each start frame, or one for all. None is the navigation sentence, and needs a
                 camera path.
             num_frames: 4k+1 frames to generate where there is no camera path; None is 33.
@@ -241,6 +242,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
         if guidance_scale != 1:
             unconditional = self._branch(noise, context_index, True)
             unconditional["words"] = None if words is None else torch.full_like(words, PADDING)
+        if path is None and self.transformer.localizer is not None:
+            conditional["camera_path"] = self.plan(latents, target_index, conditional)
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
@@ -260,6 +263,18 @@ class Video4SpatialPipeline(DiffusionPipeline):
             latents = torch.cat([start, moved], dim=2)
         # 6. Decode
         return Video4SpatialOutput(frames=self.codec.decode(latents).cpu(), context_index=index)
+
+    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> Tensor:
+        """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.
+
+        ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
+        """
+        highest = torch.full((len(noise),), 1000.0, device=noise.device)
+        _, _, poses, _ = self.transformer(noise, highest, time_index, **condition, return_poses=True)
+        planned = pose_matrix(poses)
+        path = inverse(planned[:, :1, -1:]) @ planned
+        path[:, 0] = torch.eye(4, device=path.device)
+        return path
 
     def _words(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> Tensor | None:
         """Indices (M, L) of the words of ``count`` instructions, or None for a model that does not read."""

@@ -133,8 +133,8 @@ def flow_matching_loss(
     def normal(shape: torch.Size) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    sigma = torch.sigmoid(normal(torch.Size([count])) + config.sigma_mean)[:, None, None, None, None]
-    noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * normal(target.shape))[:, :, 1:]], dim=2)
+    sigma = torch.sigmoid(normal(torch.Size([count])) + config.sigma_mean)
+    noise = normal(target.shape)
     no_context = uniform(len(context)) < config.drop_context
     context = torch.where(no_context[:, None, None, None, None], normal(context.shape), context)
     condition = {
@@ -145,6 +145,9 @@ def flow_matching_loss(
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
     dropped = lost | (uniform(count) < config.drop_instruction)
     no_path = dropped | ~sample.has_path
+    # A path is planned before the first step, so from noise alone: with less of it, the clip would give the path away.
+    sigma = torch.where(~sample.has_path & ~dropped, torch.ones_like(sigma), sigma)[:, None, None, None, None]
+    noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
     with teacher_forcing(model, sample.context_poses, sample.target_poses(no_context), told):
