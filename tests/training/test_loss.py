@@ -223,3 +223,16 @@ def test_the_same_generator_gives_the_same_loss():
     other = flow_matching_loss(model, sample, config, torch.Generator().manual_seed(4))
     assert first == again != other
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_path_is_planned_from_noise_alone():
+    sample = replace(make_sample(), has_path=torch.tensor([True, False, False] * 2))
+    call = shown(sample, PLAIN)
+    assert (call["timestep"] == 1000).tolist() == [False, True, True] * 2
+    first, second = (
+        shown(replace(sample, target_latents=latents), PLAIN)["noisy"]
+        for latents in (sample.target_latents, sample.target_latents + 1)
+    )
+    assert torch.equal(first[[1, 2, 4, 5], :, 1:], second[[1, 2, 4, 5], :, 1:])  # nothing of the clip shows
+    dropped = shown(sample, replace(PLAIN, drop_instruction=1.0))["timestep"]
+    assert (dropped < 1000).all()  # guidance's free branch is asked at every level
