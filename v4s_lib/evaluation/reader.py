@@ -30,7 +30,8 @@ from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 
 CAMERA = Camera(32, 48)  # frames that it reads; others are resized to these
 NOTHING = len(COLORS) * len(KINDS)  # the class of a frame with no object in its middle
-ROOMS, LOOKS = 1500, 16  # rooms it is trained on, and cameras in each
+ROOMS, LOOKS = 1000, 16  # rooms it is trained on, and cameras in each
+EPOCHS = 6
 FIRST_ROOM = 500_000_000  # of the training split, out of reach of the models' own rooms
 FOLDER = MANIFESTS / "weights" / "reader"
 
@@ -126,7 +127,7 @@ def spoiled(frames: Tensor, generator: torch.Generator) -> Tensor:
     return (frames + noise).clamp(0, 1)
 
 
-def train_reader(rooms: int = ROOMS, epochs: int = 8, seed: int = 0, progress: bool = True) -> ObjectReader:
+def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progress: bool = True) -> ObjectReader:
     """Train a reader; the same arguments give the same one on the same machine."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -166,7 +167,7 @@ def load_reader(folder: Path | None = None) -> ObjectReader:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.reader", description=__doc__)
     parser.add_argument("--rooms", type=int, default=ROOMS)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args(arguments)
     reader = train_reader(args.rooms, args.epochs)
