@@ -5,7 +5,7 @@ import torch
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation import reader as reading
-from v4s_lib.evaluation.reader import NOTHING, ObjectReader, in_the_middle, label_class, load_reader, look_around
+from v4s_lib.evaluation.reader import NOTHING, ObjectReader, cell_classes, label_class, load_reader, look_around
 from v4s_lib.worlds.objects import COLORS, KINDS
 from v4s_lib.worlds.scenes import make_scenes, scene_seed
 
@@ -28,19 +28,19 @@ def test_it_reads_rooms_it_has_never_seen(looks):
     frames, classes = looks
     found = load_reader()(frames).argmax(dim=1)
     shown = classes != NOTHING
-    assert (found[shown] == classes[shown]).float().mean() > 0.8  # chance is 1 in 81
-    assert (found[~shown] == NOTHING).float().mean() > 0.8
+    assert (found[shown] == classes[shown]).float().mean() > 0.6  # chance is 1 in 81
+    assert (found[~shown] == NOTHING).float().mean() > 0.9
 
 
-def test_a_score_is_the_probability_of_the_label(looks):
-    frames, classes = looks[0][:4], looks[1][:4]
+def test_a_score_is_the_probability_of_the_label_in_the_middle(looks):
+    frames = looks[0][:4]
     reader = load_reader()
     probable = reader(frames).softmax(dim=1)
     for label in LABELS[::9]:
-        torch.testing.assert_close(reader.score(frames, [label] * 4), probable[:, label_class(label)])
+        expected = probable[:, label_class(label), 3:5, 4:8].amax(dim=(1, 2))  # of 8 rows and 12 columns of cells
+        torch.testing.assert_close(reader.score(frames, [label] * 4), expected)
     larger = frames.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     torch.testing.assert_close(reader.score(larger, LABELS[:4]), reader.score(frames, LABELS[:4]))
-    assert len(classes) == 4
 
 
 def test_grey_frames_show_nothing():
@@ -48,16 +48,16 @@ def test_grey_frames_show_nothing():
     assert scores.max() < 0.05
 
 
-def test_the_most_central_object_is_the_one_in_the_middle():
+def test_a_cell_is_of_the_object_that_covers_most_of_it():
     scenes = make_scenes([3])
     first, second = scenes.objects[0][:2]
-    instance = torch.zeros(32, 48, dtype=torch.long)
-    instance[14:18, 22:26] = first.instance
-    instance[14:18, 28:32] = second.instance
-    assert in_the_middle(instance, scenes) == label_class(first.label)
-    assert in_the_middle(instance.roll(6, dims=1), scenes) == label_class(first.label)
-    assert in_the_middle(instance.roll(-5, dims=1), scenes) == label_class(second.label)
-    assert in_the_middle(torch.zeros(32, 48, dtype=torch.long), scenes) == NOTHING
+    instance = torch.zeros((1, 8, 12), dtype=torch.long)
+    instance[0, :4, :3] = first.instance
+    instance[0, :4, 3] = second.instance  # a quarter of the first cell
+    instance[0, 4:, 4:6] = second.instance
+    classes = cell_classes(instance, scenes)[0]
+    assert classes[0].tolist() == [label_class(first.label), NOTHING, NOTHING]
+    assert classes[1].tolist() == [NOTHING, label_class(second.label), NOTHING]
 
 
 def test_another_shape_is_refused():

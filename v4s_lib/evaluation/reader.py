@@ -16,10 +16,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from skimage.filters import gaussian
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu, interpolate
+from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 from tqdm.auto import tqdm
 
-from v4s_lib.data.boxes import is_centred
+from v4s_lib.data.boxes import CENTRE
 from v4s_lib.data.files import verify
 from v4s_lib.data.manifests import MANIFESTS, load_manifest, save_shipped
 from v4s_lib.data.rooms import RoomTask, render_many
@@ -31,42 +31,46 @@ from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 CAMERA = Camera(32, 48)  # frames that it reads; others are resized to these
 NOTHING = len(COLORS) * len(KINDS)  # the class of a frame with no object in its middle
 ROOMS, LOOKS = 1000, 16  # rooms it is trained on, and cameras in each
-EPOCHS = 6
+EPOCHS = 10
+CELL = 4  # pixels that a cell is wide and high
 FIRST_ROOM = 500_000_000  # of the training split, out of reach of the models' own rooms
 FOLDER = MANIFESTS / "weights" / "reader"
 
 
 class ObjectReader(ModelMixin, ConfigMixin):
-    """Frames (N, 32, 48, 3) to logits (N, 81): one a colour and kind, the last for nothing.
+    """Frames (N, 32, 48, 3) to logits (N, 81, 8, 12): of every cell one a colour and kind, the last for nothing.
 
     A logit is the sum of its colour's and its kind's, so that every pair is read, also one seldom met.
     """
 
     @register_to_config
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        sizes = [(5, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1), (2 * width, 4 * width, 2)]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, stride, padding=1) for a, b, stride in sizes)
-        self.last = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
-        self.where = nn.Conv2d(4 * width, 1, 1)
-        self.color = nn.Linear(4 * width, len(COLORS))
-        self.kind = nn.Linear(4 * width, len(KINDS))
-        self.nothing = nn.Linear(4 * width, 1)
+        self.see = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+            nn.GELU(),
+        )
+        self.color = nn.Conv2d(4 * width, len(COLORS), 1)
+        self.kind = nn.Conv2d(4 * width, len(KINDS), 1)
+        self.nothing = nn.Conv2d(4 * width, 1, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = frames.permute(0, 3, 1, 2) * 2 - 1
-        row, column = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in x.shape[-2:]), indexing="ij")
-        x = torch.cat([x, torch.stack([row, column]).to(x).expand(len(x), -1, -1, -1)], dim=1)
-        for layer in [*self.layers, self.last]:
-            x = gelu(layer(x))
-        share = self.where(x).flatten(2).softmax(dim=-1)  # where in the frame it looks
-        x = (x.flatten(2) * share).sum(dim=-1)
-        pairs = self.color(x)[:, :, None] + self.kind(x)[:, None, :]
-        return torch.cat([pairs.flatten(1), self.nothing(x)], dim=1)
+        seen = self.see(frames.permute(0, 3, 1, 2) * 2 - 1)
+        pairs = self.color(seen)[:, :, None] + self.kind(seen)[:, None]
+        return torch.cat([pairs.flatten(1, 2), self.nothing(seen)], dim=1)
 
     @torch.no_grad()
     def score(self, frames: Tensor, labels: list[str]) -> Tensor:
-        """How probable (N,) it is that each frame (N, H, W, 3) has the object of its label in its middle."""
+        """How probable (N,) it is that the object of its label is in the middle of each frame (N, H, W, 3).
+
+        That is the highest probability among the cells whose middle is as near to the picture's as ``is_centred`` asks.
+        """
         height, width, colors = frames.shape[-3:]
         if frames.ndim != 4 or colors != 3 or height * CAMERA.width != width * CAMERA.height:
             raise ValueError(
@@ -75,8 +79,15 @@ class ObjectReader(ModelMixin, ConfigMixin):
             )
         size = (CAMERA.height, CAMERA.width)
         small = interpolate(frames.float().permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
+        probable = self(small).softmax(dim=1)
         index = torch.tensor([label_class(label) for label in labels])
-        return self(small).softmax(dim=1).gather(1, index[:, None])[:, 0]
+        return probable[torch.arange(len(index)), index][:, in_the_middle(*probable.shape[-2:])].amax(dim=1)
+
+
+def in_the_middle(rows: int, columns: int) -> Tensor:
+    """Which cells (rows, columns) have their own middle near the picture's."""
+    row, column = ((torch.arange(size) + 0.5) / size - 0.5 for size in (rows, columns))
+    return (row.abs() <= CENTRE)[:, None] & (column.abs() <= CENTRE)
 
 
 def label_class(label: str) -> int:
@@ -86,7 +97,7 @@ def label_class(label: str) -> int:
 
 
 def look_around(scenes: Scenes, generator: torch.Generator, looks: int) -> tuple[Tensor, Tensor]:
-    """Frames (looks, 32, 48, 3) of one room, by cameras that look at its objects or past them, and their classes."""
+    """Frames (looks, 32, 48, 3) of one room, by cameras that look at its objects or past them, and cells' classes."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(looks, generator=generator)
@@ -102,20 +113,18 @@ def look_around(scenes: Scenes, generator: torch.Generator, looks: int) -> tuple
     pitch = torch.atan2(away[:, 2], away[:, :2].norm(dim=1)) + uniform(-1, 1) * math.radians(6)
     task = RoomTask(CAMERA)
     shown = render_many(scenes, pose(place, yaw, pitch)[None], task)
-    return shown.rgb[0], torch.tensor([in_the_middle(instance, scenes) for instance in shown.instance[0]])
+    return shown.rgb[0], cell_classes(shown.instance[0], scenes)
 
 
-def in_the_middle(instance: Tensor, scenes: Scenes) -> int:
-    """The class of the centred object of a frame's instance ids (H, W), the most central one, or NOTHING."""
-    best, found = math.inf, NOTHING
-    size = torch.tensor(instance.shape, dtype=torch.float32)
+def cell_classes(instance: Tensor, scenes: Scenes) -> Tensor:
+    """The class (N, 8, 12) of the object that covers at least a third of each cell, or NOTHING; of ids (N, H, W)."""
+    classes = torch.full((len(instance), instance.shape[1] // CELL, instance.shape[2] // CELL), NOTHING)
+    most = torch.full(classes.shape, 1 / 3)
     for item in scenes.objects[0]:
-        mask = instance == item.instance
-        if is_centred(mask):
-            off = ((mask.nonzero().float().mean(dim=0) + 0.5) / size - 0.5).norm().item()
-            if off < best:
-                best, found = off, label_class(item.label)
-    return found
+        share = avg_pool2d((instance == item.instance).float()[:, None], CELL)[:, 0]
+        classes[share >= most] = label_class(item.label)
+        most = torch.maximum(most, share)
+    return classes
 
 
 def spoiled(frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -145,7 +154,7 @@ def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progre
         drawn = torch.randint(len(frames), (batch,), generator=generator)
         shown, wanted = spoiled(frames[drawn], generator), classes[drawn]
         if torch.rand((), generator=generator) < 0.5:
-            shown = shown.flip(2)  # a mirrored room is a room
+            shown, wanted = shown.flip(2), wanted.flip(2)  # a mirrored room is a room
         loss = cross_entropy(reader(shown), wanted)
         loss.backward()
         optimizer.step()
