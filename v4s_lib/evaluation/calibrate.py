@@ -20,7 +20,7 @@ from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.video import read_frames, write_video
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.grounding import REACH, other_label, shown_best
-from v4s_lib.evaluation.judges import LIMITS, Limits, largest_change, save_limits
+from v4s_lib.evaluation.judges import LIMITS, Limits, largest_change, save_limits, view_error
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.training.presets import Preset, get_preset
@@ -45,10 +45,10 @@ def through_file(clip: Tensor, preset: Preset) -> Tensor:
     """A clip (F, H, W, 3) as it comes back from a video file and the codec."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, clip)
+        write_video(path, (clip * 255).round().byte())
         frames = read_frames(path)
     codec = PatchCodec(preset.patch_size)
-    return codec.decode(codec.encode(frames[None].float()))[0]
+    return codec.decode(codec.encode(frames[None].float() / 255))[0]
 
 
 def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool = True) -> tuple[Limits, dict]:
@@ -61,8 +61,9 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
         other = grounding_episode("validation", index + rooms, preset.task)
         finder = CameraFinder(episode.scenes, preset.task.camera, REACH)
         frames = frames_to_tell(episode, other, preset)
-        for name, value in zip(frames, finder.find(torch.stack(list(frames.values()))).residual.tolist(), strict=True):
-            residuals.setdefault(name, []).append(value**2)
+        pictures = torch.stack(list(frames.values()))
+        for name, value in zip(frames, view_error(finder, pictures, finder.find(pictures).c2w).tolist(), strict=True):
+            residuals.setdefault(name, []).append(value)
         label, last = episode.item.label, episode.target.rgb[[-1]]
         scores["ground truth"] += reader.score(through_file(episode.target.rgb, preset)[[-1]], [label]).tolist()
         scores["start frame"] += reader.score(episode.target.rgb[:1], [label]).tolist()
@@ -83,7 +84,7 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
             name: float((np.array(d) < 0.1).mean() if name == "ground truth" else (np.array(d) > 0.2).mean())
             for name, d in distances.items()
         },
-        "if": {name: float((np.array(s) >= limits.least_score).mean()) for name, s in scores.items()},
+        "if": {name: float((np.array(s) >= limits.least_score).mean()) for name, s in scores.items() if s},
         "distances": {name: np.round(d, 4).tolist() for name, d in distances.items()},
         "scores": {name: np.round(s, 4).tolist() for name, s in scores.items()},
     }

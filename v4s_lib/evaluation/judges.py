@@ -16,6 +16,7 @@ from v4s_lib.data.boxes import BOX_COLOR
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.reader import ObjectReader
+from v4s_lib.worlds.raycast import render
 
 LIMITS = MANIFESTS / "results" / "judges.json"
 GATES = {"sd02": 0.2, "sd01": 0.1}
@@ -28,7 +29,7 @@ class Limits:
     """What the judges were calibrated to."""
 
     least_score: float  # of the reader, for an object to count as found
-    other_room: float  # median squared residual of a frame whose best camera is sought in another room: SD = 1
+    other_room: float  # median squared error of a frame against the best view of another room: SD = 1
     most_change: float  # mean absolute change of a pixel from one frame to the next, at most, of smooth motion
 
 
@@ -44,11 +45,20 @@ def load_limits(path: Path = LIMITS) -> Limits:
 def spatial_distance(finder: CameraFinder, frames: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
     """SD (N,) of frames (N, H, W, 3) from the finder's room, and the cameras (N, 4, 4) that explain them best.
 
-    The squared distance of the frame to the room's own picture, from the camera at which that is least, in units of
-    what another room leaves: 0 is this room, 1 is some other. It is our scale, not the paper's.
+    In units of what another room leaves: 0 is this room, 1 is some other. It is our scale, not the paper's.
     """
-    found = finder.find(frames)
-    return found.residual.square() / limits.other_room, found.c2w
+    c2w = finder.find(frames).c2w
+    return view_error(finder, frames, c2w) / limits.other_room, c2w
+
+
+def view_error(finder: CameraFinder, frames: Tensor, c2w: Tensor) -> Tensor:
+    """Mean squared error (N,) of frames (N, H, W, 3) against the views of the finder's room from ``c2w`` (N, 4, 4).
+
+    Colours count as they are: against stretched ones, as the search uses them, blurred and grey frames would pass.
+    """
+    room = torch.zeros(len(c2w), dtype=torch.long)
+    views = render(finder.scenes, room, c2w, finder.camera, samples=3, chunk=8).rgb
+    return (frames - views).square().mean(dim=(1, 2, 3))
 
 
 def largest_change(clip: Tensor) -> float:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
-from v4s_lib.evaluation.results import EXPERIMENTS, RESULTS, gains, load_models, load_results, tables
+from v4s_lib.evaluation.results import EXPERIMENTS, RESULTS, gains, has_results, load_models, load_results, tables
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -31,6 +31,8 @@ def main() -> int:
     preset = get_preset("small")
     models = load_models(preset)
     for task in EXPERIMENTS:
+        if not has_results(f"{task}_{preset.name}"):
+            continue
         results = load_results(f"{task}_{preset.name}")
         check_weights(results, models)
         index = choose_episodes(results)["median"]
