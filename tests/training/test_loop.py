@@ -192,7 +192,8 @@ def test_every_parameter_has_one_optimizer():
     assert sorted(taken) == sorted(id(p) for p in model.parameters())
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = {names[id(p)] for group in muon.param_groups for p in group["params"]}
-    linear = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    attention = [f"{name}.{layer}" for name in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")]
+    linear = (*attention, "ffn.net.0.proj", "ffn.net.2")
     assert matrices == {f"blocks.{i}.{layer}.weight" for i in range(2) for layer in linear}
 
 
