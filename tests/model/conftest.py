@@ -51,3 +51,19 @@ def make_transformer() -> Callable[..., ContextVideoTransformer]:
 def make_path() -> Callable[..., Tensor]:
     """Builds random rigid c2w (count, frames, 4, 4)."""
     return _path
+
+
+@pytest.fixture
+def latents() -> dict[str, Tensor]:
+    """What a transformer of ``make_transformer`` is given at least: two contexts with two targets each."""
+
+    def randn(*shape: int, seed: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    return {
+        "target_latents": randn(4, 192, 3, 2, 3, seed=0),
+        "timestep": torch.full((4,), 700.0),
+        "target_time_index": torch.arange(60, 63).expand(4, -1),
+        "context_latents": randn(2, 192, 5, 2, 3, seed=1),
+        "context_time_index": torch.tensor([[3, 4, 17, 20, 50]] * 2),
+    }

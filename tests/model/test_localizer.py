@@ -15,13 +15,9 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 
 
 @pytest.fixture
-def inputs(make_path) -> dict[str, torch.Tensor]:
+def inputs(latents, make_path) -> dict[str, torch.Tensor]:
     return {
-        "target_latents": randn(4, 192, 3, 2, 3, seed=0),
-        "timestep": torch.full((4,), 700.0),
-        "target_time_index": torch.arange(60, 63).expand(4, -1),
-        "context_latents": randn(2, 192, 5, 2, 3, seed=1),
-        "context_time_index": torch.tensor([[3, 4, 17, 20, 50]] * 2),
+        **latents,
         "camera_path": relative_to_start(make_path(4, 9)),
     }
 
