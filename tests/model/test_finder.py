@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.finder import CELL, KEY, Finder
+from v4s_lib.model.finder import KEY, Finder
 from v4s_lib.model.pose import relative_to_start, token_rays
+from v4s_lib.model.sight import CELL
 from v4s_lib.training.data import cell_share
 from v4s_lib.training.loss import finding_loss
 
@@ -104,8 +105,8 @@ def inputs(latents) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inputs):
     model = make_transformer(**FINDS)
-    expected, _, _, found = model(**inputs, return_poses=True)
-    assert found.shape == (4, 1 + 5 * 2 * 3)  # patches of 4 pixels are cells
+    expected, findings = model(**inputs, return_findings=True)
+    assert findings.found.shape == (4, 1 + 5 * 2 * 3)  # patches of 4 pixels are cells
     cache = model.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
     torch.testing.assert_close(model(**inputs, context_cache=cache), expected, **CLOSE)
 
@@ -117,7 +118,7 @@ def test_what_is_found_reaches_the_plan(make_transformer, inputs):
         block.attn2.to_out[0].weight.zero_()  # words are heard by the finder alone
         block.attn2.to_out[0].bias.zero_()
     for words in (inputs["words"], inputs["words"].flip(0)):
-        plans.append(model(**inputs | {"words": words}, return_poses=True)[2])
+        plans.append(model(**inputs | {"words": words}, return_findings=True)[1].target_numbers)
     assert (plans[0] - plans[1]).abs().max() > 1e-4
 
 

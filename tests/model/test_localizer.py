@@ -45,7 +45,8 @@ def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inp
 @torch.no_grad()
 def test_poses_alone_are_those_that_the_whole_model_finds(make_transformer, inputs):
     model, found = make_transformer(localize_after=1, relative_time=True), []
-    context, target = model(**inputs, only_poses=True)
+    findings = model(**inputs, only_findings=True)
+    context, target = findings.context_numbers, findings.target_numbers
     assert context.shape == (2, 5, 4, 3, 3) and target.shape == (4, 3, 4, 3, 3)
     model.localizer.register_forward_hook(lambda _, args, output: found.append(output))
     model(**inputs)
@@ -95,13 +96,12 @@ def test_where_no_path_is_known_it_goes_where_the_model_plans_it(make_transforme
 
 
 def test_without_a_context_paths_stand_in_the_start_frames_axes(make_path):
-    path, poses = relative_to_start(make_path(2, 9)), randn(2, 3, 4, 3, 3, seed=6)
+    path, poses = relative_to_start(make_path(2, 9)), pose_matrix(randn(2, 3, 4, 3, 3, seed=6))
     torch.testing.assert_close(place_path(path, None, poses, has_context=False), path)
     planned = place_path(None, None, poses, has_context=False)
     torch.testing.assert_close(planned[:, 0], torch.eye(4).expand(2, 4, 4, 4))
-    torch.testing.assert_close(planned[:, 1:], pose_matrix(poses)[:, 1:])
-    start = pose_matrix(poses)[:, :1, -1:]
-    torch.testing.assert_close(place_path(path, None, poses, has_context=True), start @ path)
+    torch.testing.assert_close(planned[:, 1:], poses[:, 1:])
+    torch.testing.assert_close(place_path(path, None, poses, has_context=True), poses[:, :1, -1:] @ path)
 
 
 @torch.no_grad()

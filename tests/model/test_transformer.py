@@ -180,8 +180,8 @@ def test_no_argument_could_hold_context_poses_or_depth():
     for function in (ContextVideoTransformer.forward, ContextVideoTransformer.encode_context):
         names = set(inspect.signature(function).parameters) - {
             "self",
-            "return_poses",
-            "only_poses",
+            "return_findings",
+            "only_findings",
             "camera_path",
             "camera_mask",
         }

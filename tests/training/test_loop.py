@@ -160,7 +160,7 @@ def test_initial_weights_are_of_the_presets_model(whole, tmp_path):
 
 
 def test_a_model_that_cannot_read_can_be_the_start_of_one_that_does(tmp_path):
-    mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None}
+    mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None, "see_places": None}
     run(tmp_path / "mute", preset=replace(PRESET, model=mute, steps=2))
     still = replace(PRESET, muon_lr=0.0, adamw_lr=0.0, weight_decay=0.0, steps=1)
     run(tmp_path / "reads", preset=still, init=tmp_path / "mute" / "weights")

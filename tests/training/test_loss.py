@@ -12,7 +12,7 @@ from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loss import LossConfig, Sample, flow_matching_loss
 
 VALUE = torch.tensor([0.5, -1.0, 0.25, 2.0])  # of the four channels
-PLAIN = LossConfig(drop_context=0.0, drop_instruction=0.0)
+PLAIN = LossConfig(drop_context=0.0, drop_instruction=0.0, other_context=0.0)
 
 
 def generator() -> torch.Generator:
@@ -59,6 +59,8 @@ def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> S
         torch.tensor([[1, 2, 0]]).expand(contexts * targets, -1),
         eye.expand(contexts, 4, 4, 4, 4),
         eye.expand(contexts * targets, 4, 4),
+        torch.ones(contexts, 4, 4, 8),
+        torch.ones(contexts * targets, 4, 8),
     )
 
 
@@ -134,6 +136,18 @@ def test_contexts_and_paths_are_dropped_at_their_rates():
     masked = ~call["camera_mask"].unflatten(0, (500, 2))
     assert masked[dropped].float().mean().item() == pytest.approx(0.6, abs=0.14)  # by the context or by itself
     assert masked[~dropped].float().mean().item() == pytest.approx(0.2, abs=0.08)
+
+
+def test_another_rooms_context_comes_whole_and_says_nothing_of_the_start():
+    """All contexts move on by one; the start frame stands nowhere in them, so the head is judged by the scan alone."""
+    sample = make_sample(3, 2)
+    elsewhere = replace(PLAIN, other_context=1.0)
+    call = shown(sample, elsewhere)
+    assert torch.equal(call["context_latents"], sample.context_latents[[1, 2, 0]])
+    assert flow_matching_loss(constant_head(0.5), sample, elsewhere, generator()).item() == pytest.approx(0.25)
+    moved = shown(make_sample(500, 2), LossConfig(other_context=0.3, drop_context=0.0))["context_latents"]
+    share = (moved != make_sample(500, 2).context_latents).flatten(1).any(dim=1).float().mean().item()
+    assert share == pytest.approx(0.3, abs=0.11)
 
 
 def test_without_context_the_model_is_shown_none():

@@ -49,6 +49,8 @@ class RoomBatch:
     target_c2w: Tensor  # (S, M, F, 4, 4)
     instructions: list[list[str]]  # of each room's targets
     scan_instance: Tensor  # (S, P, 4, H, W) what every pixel of the scan shows
+    scan_depth: Tensor  # (S, P, H, W) metres, in the last frame of each of the scan's latents
+    start_depth: Tensor  # (S, M, H, W) metres, in the targets' first frames
     sought: Tensor  # (S, M) instance id of the object that a target's instruction names, or -1
 
 
@@ -74,9 +76,12 @@ def make_rooms(
     start = torch.full((count,), latents + task.gap, device=device)
     scan_frames, scan_instance = (part.unflatten(1, (-1, FRAMES_PER_LATENT)) for part in (scan.rgb, scan.instance))
     c2w = (scan_c2w.to(device), goals.c2w.to(device))
-    return RoomBatch(
-        scenes, scan_frames, c2w[0], index, start, frames, c2w[1], instructions, scan_instance, sought.to(device)
+    depths = (
+        scan.depth.unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, -1],
+        target.depth.unflatten(1, (targets, -1))[:, :, 0],
     )
+    given = (scenes, scan_frames, c2w[0], index, start, frames, c2w[1])
+    return RoomBatch(*given, instructions, scan_instance, *depths, sought.to(device))
 
 
 def render_many(

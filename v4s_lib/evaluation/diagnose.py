@@ -22,7 +22,6 @@ from v4s_lib.data.targets import middle
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.picture import pooled_psnr
 from v4s_lib.evaluation.statistics import bootstrap
-from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import tokenize
@@ -68,10 +67,10 @@ def predict(
         given |= {"context_latents": context, "context_time_index": index[None]}
     time_index = (latents + preset.task.gap + torch.arange(steps))[None]
     with torch.no_grad(), teacher_forcing(model, *truth, torch.tensor([true_poses])):
-        output, located, placed, _ = model(noisy, torch.tensor([1000.0]), time_index, return_poses=True, **given)
+        output, findings = model(noisy, torch.tensor([1000.0]), time_index, return_findings=True, **given)
     clip = codec.decode(torch.cat([start, output[:, :, 1:]], dim=2))[0].clamp(0, 1)
-    poses = {"context": located, "target": placed}
-    poses = {name: pose_matrix(value)[0] for name, value in poses.items() if value is not None}
+    poses = {"context": findings.context_poses, "target": findings.target_poses}
+    poses = {name: value[0] for name, value in poses.items() if value is not None}
     return {"clip": clip, "frames": frames, "to_axes": to_axes, **poses}
 
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from v4s_lib.model.outputs import ContextCache
+
 
 def check_option(name: str, value: str | int | None, allowed: tuple) -> None:
     """Raise ``ValueError`` for an option that is none of those allowed."""
@@ -11,7 +13,7 @@ def check_option(name: str, value: str | int | None, allowed: tuple) -> None:
 
 def check_conditions(
     model: nn.Module,
-    context_cache: list | None,
+    context_cache: ContextCache | None,
     text: Tensor | None,
     words: Tensor | None,
     camera_path: Tensor | None,
@@ -27,24 +29,19 @@ def check_conditions(
         raise ValueError("expected no camera_path for a model without poses, got one: set pose_encoding")
 
 
-def check_localizer(
-    after: int | None,
-    context_attention: str,
-    position_size: tuple[int, int] | None,
-    ray_rotary: bool,
-    find_words: int | None,
-    vocabulary: list[str] | None,
-) -> None:
+def check_parts(config) -> None:
     """Raise ``ValueError`` for options of the transformer that do not go together."""
-    if after is not None and (context_attention != "one_way" or position_size is None):
+    after = config.localize_after
+    if after is not None and (config.context_attention != "one_way" or config.position_size is None):
         raise ValueError(
             "expected one_way context_attention and a position_size for a localizer, "
-            f"got {context_attention} and {position_size}: give both or leave localize_after None"
+            f"got {config.context_attention} and {config.position_size}: give both or leave localize_after None"
         )
-    if ray_rotary and after is None:
-        raise ValueError("expected a localizer for ray_rotary, got localize_after None: set it")
-    if find_words is not None and (after is None or vocabulary is None):
+    for part, name in ((config.ray_rotary, "ray_rotary"), (config.see_places, "see_places")):
+        if part and after is None:
+            raise ValueError(f"expected a localizer for {name}, got localize_after None: set it")
+    if config.find_words is not None and (after is None or config.vocabulary is None):
         raise ValueError(
             "expected a localizer and a vocabulary for a finder, got "
-            f"localize_after {after} and {'no' if vocabulary is None else 'a'} vocabulary: set both"
+            f"localize_after {after} and {'no' if config.vocabulary is None else 'a'} vocabulary: set both"
         )

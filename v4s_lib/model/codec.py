@@ -12,6 +12,12 @@ from torch import Tensor
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 
+def last_frames(latents: Tensor, patch: int) -> Tensor:
+    """The last frame (B, T, H, W, 3), in -1..1, of each latent (B, C, T, h, w) of a codec with patches of that size."""
+    patches = latents.unflatten(1, (FRAMES_PER_LATENT, patch, patch, 3))[:, -1]  # B p p 3 T h w
+    return patches.permute(0, 4, 5, 1, 6, 2, 3).flatten(4, 5).flatten(2, 3)
+
+
 class PatchCodec(ModelMixin, ConfigMixin):
     """Space-to-depth codec with ``4 * 3 * patch_size**2`` channels a latent pixel.
 

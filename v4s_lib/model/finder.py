@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
+from v4s_lib.model.codec import last_frames
 from v4s_lib.model.pose import POSE_FEATURES, ray_map
+from v4s_lib.model.sight import CELL
 
-CELL = 4  # pixels that a cell is wide and high
 WIDTHS = (16, 32, 64)  # of the convolutions
 KEY = 64  # numbers in a key
 LOOKS = 4  # words that a query is put together from: a colour, a kind, a relation, one to spare
@@ -50,9 +51,8 @@ class Finder(nn.Module):
 
     def keys(self, latents: Tensor) -> Tensor:
         """Keys (B, N, KEY) of the cells in the last frame of each context latent; latents are (B, C, T, h, w)."""
-        patches = latents.unflatten(1, (4, self.patch, self.patch, 3))[:, -1]  # B p p 3 T h w
-        frames = patches.permute(0, 4, 3, 5, 1, 6, 2).flatten(5, 6).flatten(3, 4)  # B T 3 H W
-        seen = self.see(frames.flatten(0, 1))
+        frames = last_frames(latents, self.patch)
+        seen = self.see(frames.flatten(0, 1).permute(0, 3, 1, 2))
         return seen.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2]).flatten(1, 2)
 
     def rays(self, poses: Tensor, rows: int, columns: int, horizontal_fov: float) -> Tensor:

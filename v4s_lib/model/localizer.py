@@ -61,17 +61,18 @@ def pose_matrix(numbers: Tensor) -> Tensor:
     return torch.cat([top, bottom], dim=-2)
 
 
-def place_path(path: Tensor | None, mask: Tensor | None, poses: Tensor, has_context: bool) -> Tensor:
+def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_context: bool) -> Tensor:
     """The camera path (B, T, 4, 4, 4) in the context's axes or, without a context, in the start frame's.
 
     Args:
         path: relative to the start frame; None if none is known: then it goes where ``poses`` plan it.
         mask: (B,) False where the path is not known; None if all are.
-        poses: (B, T, 4, 3, 3) as predicted, the start frame's first.
+        planned: (B, T, 4, 4, 4) c2w as predicted, the start frame's first.
         has_context: whether the axes are the context's.
     """
-    planned = pose_matrix(poses.detach())
-    start = planned[:, :1, -1:] if has_context else torch.eye(4, device=poses.device).expand(len(poses), 1, 1, 4, 4)
+    start = planned[:, :1, -1:]
+    if not has_context:
+        start = torch.eye(4, device=planned.device).expand_as(start)
     planned = torch.cat([start.expand_as(planned[:, :1]), planned[:, 1:]], dim=1)
     if path is None:
         return planned

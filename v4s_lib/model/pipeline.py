@@ -16,7 +16,6 @@ from torch import Tensor
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.windows import sample_context
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import PADDING, tokenize
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -270,8 +269,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
         ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
         """
         highest = torch.full((len(noise),), 1000.0, device=noise.device)
-        _, _, poses, _ = self.transformer(noise, highest, time_index, **condition, return_poses=True)
-        planned = pose_matrix(poses)
+        _, findings = self.transformer(noise, highest, time_index, **condition, return_findings=True)
+        planned = findings.target_poses
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)
         return path

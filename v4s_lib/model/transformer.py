@@ -12,11 +12,14 @@ from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 from torch import Tensor, nn
 
-from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
-from v4s_lib.model.checks import check_conditions, check_localizer, check_option
+from v4s_lib.model.blocks import ContextVideoBlock, TimeIndexRotaryEmbed, repeat_cached, zero_linear
+from v4s_lib.model.checks import check_conditions, check_option, check_parts
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
+from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.places import compare, place_context, place_start
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
+from v4s_lib.model.sight import Sight
 from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin
 from v4s_lib.model.weights import check_keys
@@ -28,6 +31,7 @@ NEW_KEYS = (
     "position_embedding",
     "time_adapter.",
     "localizer.",
+    "sight.",
     "word_embedding.",
     "finder.",
 )
@@ -41,8 +45,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         num_attention_heads, attention_head_dim, num_layers, ffn_dim: sizes of the stack; D = heads * head_dim.
         in_channels, out_channels: channels of a latent.
         text_dim: width of the text embeddings; None builds a model without text.
-        vocabulary: words of a model that embeds its instructions itself (see WordEmbedding); None leaves it to a text
-            encoder.
+        vocabulary: words of a model that embeds its instructions itself (see WordEmbedding), None for a text encoder.
         freq_dim: width of the timestep's sinusoids.
         cross_attn_norm, qk_norm, eps: as Wan.
         rope_max_seq_len, rope_theta: range of the time index, and base of the rotary frequencies.
@@ -50,11 +53,11 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         pose_encoding: "ray_map", "c2w_12" or None for a model without camera path.
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
-        relative_time: also tell every context latent, as sinusoids, how long before the last one it was taken; RoPE
-            alone gives no token a number to compute with.
+        relative_time: also tell every context latent how long before the last one it was taken, as sinusoids.
         localize_after: blocks after which a one-way model predicts where its context stands, and where to go (see
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
+        see_places: pixels that a latent's patch is wide, to correct predicted poses by what frames share (see Sight).
         find_words: pixels that a latent's patch is wide, to look up in the context what words name (see Finder); None
             for no such part.
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
@@ -88,6 +91,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         relative_time: bool = False,
         localize_after: int | None = None,
         ray_rotary: bool = False,
+        see_places: int | None = None,
         find_words: int | None = None,
         prediction_type: str = "velocity",
     ) -> None:
@@ -96,7 +100,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         check_option("pose_encoding", pose_encoding, (None, *POSE_FEATURES))
         check_option("prediction_type", prediction_type, ("sample", "velocity"))
         check_option("localize_after", localize_after, (None, *range(num_layers)))
-        check_localizer(localize_after, context_attention, position_size, ray_rotary, find_words, vocabulary)
+        check_parts(self.config)
         dim = num_attention_heads * attention_head_dim
         out_channels = out_channels or in_channels
         self.rope = TimeIndexRotaryEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len, rope_theta)
@@ -125,6 +129,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
+        self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov)
         self.finder = None if find_words is None else Finder(dim, text_dim, find_words)
 
     @classmethod
@@ -137,8 +142,8 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
 
     def encode_context(
         self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None
-    ) -> list[KeyValue]:
-        """Keys and values of every block for a context that attends to itself alone (``one_way``).
+    ) -> ContextCache:
+        """All that targets need of a context that attends to itself alone (``one_way``): compute it once.
 
         Args:
             context_latents: (B, C, T, H, W).
@@ -146,38 +151,41 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
             timestep: (B,) in 0..1000; None is 0, a clean context.
 
         Returns:
-            one (key, value) a block, each (B, heads, N, head_dim), and for a finder its keys and rays. They depend on
-            nothing else: compute them once.
+            keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
         """
         if self.config.context_attention != "one_way":
             raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
-        return self._encode_context(context_latents, time_index, timestep)[0]
+        return self._encode_context(context_latents, time_index, timestep, Findings())
 
     def _encode_context(
-        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, only_poses: bool = False
-    ) -> tuple[list[KeyValue], Tensor | None]:
+        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, findings: Findings, only_poses: bool = False
+    ) -> ContextCache:
         states, grid = self._embed(latents, CONTEXT, time_index=time_index)
-        _, modulation = self._time(_clean_or(timestep, states).expand(-1, grid[0]), states)
+        timestep = _clean_or(timestep, states)
+        _, modulation = self._time(timestep.expand(-1, grid[0]), states)
         rotary = self.rope(time_index, *grid[1:])
-        embedded, cache, poses, rays = states, [], None, None
+        embedded, cache, rays = states, ContextCache([]), None
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
-                poses = self.localizer(states, grid[0])
+                findings.context_numbers = self.localizer(states, grid[0])
+                placed = pose_matrix(findings.context_numbers.detach())
                 if only_poses:
-                    break
+                    return cache
+                if self.sight is not None:
+                    placed, cache.frames = place_context(self.sight, latents, placed, timestep[:, 0] > 0)
+                placed = findings.context_poses = self.localizer.told_context(placed)
                 states = self.localizer.draw_from(embedded, states)
-                placed = pose_matrix(self.localizer.told_context(poses).detach())
                 rays = self._rays(placed, grid)
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(placed, time_index, grid)
             if rays is not None:
                 states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
-            cache.append(own)
-        if self.finder is not None and not only_poses:
-            sight = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
-            cache.append((self.finder.keys(latents), sight))
-        return cache, poses
+            cache.blocks.append(own)
+        if self.finder is not None:
+            looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
+            cache.cells = (self.finder.keys(latents), looks)
+        return cache
 
     def forward(
         self,
@@ -187,15 +195,15 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         context_latents: Tensor | None = None,
         context_time_index: Tensor | None = None,
         context_timestep: Tensor | None = None,
-        context_cache: list[KeyValue] | None = None,
+        context_cache: ContextCache | None = None,
         encoder_hidden_states: Tensor | None = None,
         words: Tensor | None = None,
         camera_path: Tensor | None = None,
         camera_mask: Tensor | None = None,
         clean_latents: int = 1,
-        return_poses: bool = False,
-        only_poses: bool = False,
-    ) -> Tensor | tuple[Tensor | None, ...]:
+        return_findings: bool = False,
+        only_findings: bool = False,
+    ) -> Tensor | tuple[Tensor, Findings] | Findings:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
         Args:
@@ -209,16 +217,16 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
             words: (B*M, L) indices into the vocabulary, instead of ``encoder_hidden_states``.
             camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
-            return_poses, only_poses: also, or only, return what localizer and finder predict, to teach them.
+            return_findings: also return what localizer, sight and finder predict.
+            only_findings: stop there, and let it teach localizer and sight; what the blocks after them need is left.
 
         Returns:
-            (B*M, C, T, H, W), and poses of context (B, T', 4, 3, 3) and target (B*M, T, 4, 3, 3) if asked for, and what
-            the finder chose (B*M, 1 + N).
+            (B*M, C, T, H, W), and the findings if asked for.
         """
         if words is not None and self.word_embedding is not None:
             encoder_hidden_states = self.word_embedding(words)
         check_conditions(self, context_cache, encoder_hidden_states, words, camera_path)
-        context_poses = target_poses = found = None
+        findings = Findings()
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
@@ -231,8 +239,8 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
-            context_cache, context_poses = self._encode_context(
-                context_latents, context_time_index, context_timestep, only_poses
+            context_cache = self._encode_context(
+                context_latents, context_time_index, context_timestep, findings, only_findings
             )
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
@@ -242,16 +250,20 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
-                if self.finder is not None and text is not None and context_cache is not None and not only_poses:
-                    keys, sight = repeat_cached(context_cache[-1], len(states))
-                    found = self.finder(encoder_hidden_states, keys)
-                    states = states + self.finder.change(found, sight).type_as(states)
-                target_poses = self.localizer(states, grid[0])
-                if only_poses:
-                    return context_poses, target_poses
+                if context_cache is not None and context_cache.cells is not None and text is not None:
+                    keys, looks = repeat_cached(context_cache.cells, len(states))
+                    findings.found = self.finder(encoder_hidden_states, keys)
+                    states = states + self.finder.change(findings.found, looks).type_as(states)
+                findings.target_numbers = self.localizer(states, grid[0])
+                if only_findings:
+                    findings.compared = self.sight and compare(self.sight, context_latents, target_latents)
+                    return findings
+                placed = pose_matrix(findings.target_numbers.detach())
+                if context_cache is not None and context_cache.frames is not None:
+                    placed = place_start(self.sight, target_latents, context_cache.frames, placed)
+                placed = findings.target_poses = self.localizer.told_target(placed)
                 states = self.localizer.draw_from(first, states)
-                told = self.localizer.told_target(target_poses)
-                path = place_path(camera_path, camera_mask, told, context_cache is not None)
+                path = place_path(camera_path, camera_mask, placed, context_cache is not None)
                 if self.pose_adapter is not None:  # from here on the path stands in the context's axes
                     pose, known = self._pose(path, grid), None
                 if self.config.ray_rotary:
@@ -262,10 +274,10 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
                     change = change * known[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
-            context = None if context_cache is None else repeat_cached(context_cache[i], len(states))
+            context = None if context_cache is None else repeat_cached(context_cache.blocks[i], len(states))
             states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
-        return (output, context_poses, target_poses, found) if return_poses else output
+        return (output, findings) if return_findings else output
 
     def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
         if self.config.pose_encoding == "ray_map":

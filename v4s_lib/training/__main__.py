@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.init is not None:  # what the curriculum teaches first is known
             task = preset.task
             changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
+            changes["true_poses_until"] = 0.0
         if args.no_context:
             # Nothing to locate, and as many targets seen as by the model that has a context.
             changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)

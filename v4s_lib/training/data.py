@@ -8,8 +8,8 @@ from torch import Tensor
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.finder import CELL
 from v4s_lib.model.pose import relative_to_start
+from v4s_lib.model.sight import CELL
 from v4s_lib.model.text import tokenize, vocabulary
 from v4s_lib.training.loss import Sample
 from v4s_lib.training.presets import Preset
@@ -51,6 +51,8 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 tokenize(said, VOCABULARY).to(c2w.device),
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
+                batch.scan_depth[:, keep],
+                batch.start_depth[:, chosen].flatten(0, 1),
             )
         )
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))

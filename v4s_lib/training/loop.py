@@ -23,6 +23,7 @@ from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, wri
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import Sample, flow_matching_loss, localization_loss
+from v4s_lib.training.places import places_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
 
@@ -163,17 +164,22 @@ class _Run:
         return value
 
     def locate(self, sample: Sample) -> torch.Tensor:
-        """The loss of the steps that teach the localizer alone."""
-        poses = self.model(
+        """The loss of the steps that teach localizer and sight alone."""
+        findings = self.model(
             sample.target_latents,
             torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
             sample.target_time_index,
             sample.context_latents,
             sample.context_time_index,
-            only_poses=True,
+            only_findings=True,
         )
-        none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=poses[0].device)
-        return localization_loss(*poses, sample, none, ~sample.has_path)
+        none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)
+        loss = localization_loss(findings, sample, none, ~sample.has_path)
+        if findings.compared is None:
+            return loss
+        context = (sample.context_depth, sample.context_poses[:, :, -1])
+        start = (sample.start_depth[:, None], sample.start_pose[:, None])
+        return loss + places_loss(findings.compared, context, start, self.preset.model["horizontal_fov"])
 
     def true_poses(self) -> float:
         """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
@@ -264,8 +270,8 @@ def _initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
         raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
     donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
-    donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words")}
-    grown = [name for name, value in donated.items() if not value]  # a model can learn to read later
+    donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words", "see_places")}
+    grown = [name for name, value in donated.items() if not value]  # a model can learn to read, or to see, later
     same = {name: value for name, value in wanted.items() if name not in grown}
     differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:

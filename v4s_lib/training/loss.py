@@ -6,12 +6,13 @@ clean or, for the unconditional branch, noise. Source of the objective: PAPER.md
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
 
 
@@ -20,6 +21,7 @@ class LossConfig:
     sigma_mean: float = 1.0  # of the logit-normal from which sigma is drawn; > 0 favours high noise
     min_sigma: float = 0.3  # the error of clean latents is divided by max(sigma, min_sigma)**2
     drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
+    other_context: float = 0.05  # share of contexts that are of another room, in which nothing is to be found
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
@@ -40,6 +42,8 @@ class Sample:
     words: Tensor  # (S*M, L) of the instructions
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
+    context_depth: Tensor  # (S, P, H, W) metres, in each context latent's last frame; teaches sight, nothing else
+    start_depth: Tensor  # (S*M, H, W) metres, in the start frame, likewise
 
     def target_poses(self, no_context: Tensor) -> Tensor:
         """Where the targets' frames stand (S*M, T, 4, 4, 4): in the context's axes or, without one, the start's.
@@ -66,7 +70,7 @@ def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: T
     def swap(truth: Tensor):
         def told(module, arguments, predicted: Tensor) -> Tensor:
             mask = known.repeat_interleave(len(predicted) // len(known))[:, None, None, None, None]
-            return torch.where(mask, pose_numbers(truth), predicted)
+            return torch.where(mask, truth, predicted)
 
         return told
 
@@ -82,22 +86,26 @@ def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: T
 
 
 def localization_loss(
-    context_poses: Tensor | None, target_poses: Tensor, sample: Sample, no_context: Tensor, no_path: Tensor
+    findings: Findings, sample: Sample, no_context: Tensor, no_path: Tensor, elsewhere: Tensor | None = None
 ) -> Tensor:
     """Mean squared error of what the localizer predicts: the contexts' poses, the start frames', and planned paths.
 
     Args:
-        context_poses, target_poses: as predicted; no context has None.
+        findings: what is predicted; no context has no poses.
         sample: what is true.
         no_context: (S,) which contexts are noise: they stand nowhere, and their targets in the start frame's axes.
         no_path: (S*M,) which targets have to plan; the others' moving poses follow from their path and do not count.
+        elsewhere: (S,) which contexts are of another room than their targets, which stand nowhere in it.
     """
-    error = (target_poses - pose_numbers(sample.target_poses(no_context))).square().mean(dim=(2, 3, 4))
+    truth = pose_numbers(sample.target_poses(no_context))
+    error = (findings.target_numbers - truth).square().mean(dim=(2, 3, 4))
+    if elsewhere is not None:
+        error = error * ~elsewhere.repeat_interleave(len(error) // len(elsewhere))[:, None]
     loss = error[:, 0].mean()
     if error.shape[1] > 1:
         loss = loss + (error[:, 1:].mean(dim=1) * no_path).mean()
-    if context_poses is not None:
-        error = (context_poses - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
+    if findings.context_numbers is not None:
+        error = (findings.context_numbers - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
         loss = loss + (error * ~no_context).mean()
     return loss
 
@@ -112,6 +120,15 @@ def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
     wanted = torch.cat([(total == 0).float(), shown / total.clamp(min=1e-6)], dim=1)
     error = torch.nn.functional.kl_div(logits.log_softmax(dim=1), wanted, reduction="none").sum(dim=1)
     return (error * counted).sum() / counted.sum().clamp(min=1)
+
+
+def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:
+    """The fields of a sample that belong to its contexts, with the next one's ``elsewhere`` (S,)."""
+    fields = {}
+    for name in ("context_latents", "context_time_index", "context_poses", "context_depth"):
+        value = getattr(sample, name)
+        fields[name] = torch.where(elsewhere.view(-1, *[1] * (value.ndim - 1)), value.roll(-1, dims=0), value)
+    return fields
 
 
 def flow_matching_loss(
@@ -136,6 +153,9 @@ def flow_matching_loss(
     sigma = torch.sigmoid(normal(torch.Size([count])) + config.sigma_mean)
     noise = normal(target.shape)
     no_context = uniform(len(context)) < config.drop_context
+    elsewhere = (uniform(len(context)) < config.other_context) & ~no_context & (len(context) > 1)
+    sample = replace(sample, **other_contexts(sample, elsewhere))
+    context = sample.context_latents
     context = torch.where(no_context[:, None, None, None, None], normal(context.shape), context)
     condition = {
         "context_latents": context,
@@ -151,7 +171,7 @@ def flow_matching_loss(
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
     with teacher_forcing(model, sample.context_poses, sample.target_poses(no_context), told):
-        output, context_poses, target_poses, found = model(
+        output, findings = model(
             noisy,
             1000 * sigma.flatten(),
             sample.target_time_index,
@@ -159,14 +179,14 @@ def flow_matching_loss(
             words=torch.where(dropped[:, None], PADDING, sample.words) if reads else None,
             camera_path=sample.camera_path,
             camera_mask=~no_path,
-            return_poses=True,
+            return_findings=True,
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
-    if target_poses is not None:
-        located = localization_loss(context_poses, target_poses, sample, no_context, no_path)
-        loss = loss + config.localization * located
-    if found is not None:
+    if findings.target_numbers is not None:
+        loss = loss + config.localization * localization_loss(findings, sample, no_context, no_path, elsewhere)
+    if findings.found is not None:
         heard = ~(dropped | no_context.repeat_interleave(count // len(context)))
-        loss = loss + config.finding * finding_loss(found, sample.shown, heard)
+        shown = sample.shown * ~elsewhere.repeat_interleave(count // len(context))[:, None]
+        loss = loss + config.finding * finding_loss(findings.found, shown, heard)
     return loss

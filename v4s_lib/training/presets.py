@@ -66,6 +66,7 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
         "relative_time": True,
         "localize_after": layers // 2,
         "ray_rotary": True,
+        "see_places": patch,
         "find_words": patch,
         "prediction_type": "sample",
     }

@@ -1,0 +1,180 @@
+"""The optional sight: what is solved from true pairs is exact, and the context stays a function of itself alone."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from v4s_lib.model.alignment import Pairs, Points, align, pair_up
+from v4s_lib.model.places import place_context
+from v4s_lib.model.pose import relative_to_start
+from v4s_lib.model.sight import CELL, KEY, Seen, Sight
+from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle, translation_distance
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6)}
+
+
+def randn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def sight() -> Sight:
+    torch.manual_seed(0)
+    return Sight(8, (2, 3), 90.0).eval()
+
+
+@pytest.fixture
+def inputs(make_path) -> dict[str, torch.Tensor]:
+    """Two contexts of five latents with two targets each, 16x24 pixels in patches of 4."""
+    return {
+        "target_latents": randn(4, 192, 3, 4, 6, seed=1),
+        "timestep": torch.tensor([900.0, 300, 500, 700]),
+        "target_time_index": torch.arange(9, 12).expand(4, -1),
+        "context_latents": randn(2, 192, 5, 4, 6, seed=2),
+        "context_time_index": torch.arange(5).expand(2, -1),
+        "camera_path": relative_to_start(make_path(4, 9)),
+    }
+
+
+def disturbed(c2w: torch.Tensor, turn: float, shift: float, seed: int) -> torch.Tensor:
+    """Poses (..., 4, 4) turned about the three axes by normal angles of ``turn`` degrees and moved by ``shift`` m."""
+    axis = randn(*c2w.shape[:-2], 3, seed=seed) * math.radians(turn)
+    generator = torch.zeros(*c2w.shape[:-2], 4, 4)
+    generator[..., 0, 1], generator[..., 0, 2], generator[..., 1, 2] = axis.unbind(-1)
+    generator = generator - generator.transpose(-1, -2)
+    generator[..., :3, 3] = 0
+    moved = torch.linalg.matrix_exp(generator)
+    moved[..., :3, 3] = shift * randn(*c2w.shape[:-2], 3, seed=seed + 1)
+    return c2w @ moved
+
+
+def true_pairs(c2w: torch.Tensor, count: int = 400, seed: int = 5) -> Pairs:
+    """Pairs between the frames (R, n, 4, 4) of R rooms, from points scattered in the room."""
+    rooms, frames = c2w.shape[:2]
+    place = torch.cat([3 * randn(rooms, count, 3, seed=seed), torch.ones(rooms, count, 1)], dim=-1)
+    generator = torch.Generator().manual_seed(seed + 1)
+    of_one = torch.randint(0, frames, (rooms, count), generator=generator)
+    of_other = (of_one + torch.randint(1, frames, (rooms, count), generator=generator)) % frames
+    room = torch.arange(rooms)[:, None]
+    sides = [
+        Points((inverse(c2w)[room, of] @ place[..., None])[..., :3, 0], torch.full((rooms, count), 0.1))
+        for of in (of_one, of_other)
+    ]
+    return Pairs(*sides, of_one, of_other, torch.ones(rooms, count))
+
+
+def errors(c2w: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
+    return rotation_angle(c2w, truth).max().item(), translation_distance(c2w, truth).max().item()
+
+
+def test_true_pairs_bring_all_frames_home(make_path):
+    truth = make_path(3, 5)
+    guess = disturbed(truth, 6, 0.2, seed=7)
+    guess[:, -1] = truth[:, -1]
+    assert errors(guess, truth)[0] > 5
+    found = align(guess, true_pairs(truth), slice(0, 4))
+    turn, shift = errors(found, truth)
+    assert turn < 0.5 and shift < 0.03  # the guess counts for a little, too
+    assert torch.equal(found[:, -1], guess[:, -1])
+    check_rigid(found, "poses")
+
+
+def test_wrong_pairs_are_let_go(make_path):
+    truth = make_path(2, 5)
+    pairs = true_pairs(truth)
+    wrong = torch.rand(pairs.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    pairs.other.place = torch.where(wrong[..., None], 3 * randn(*wrong.shape, 3, seed=9), pairs.other.place)
+    guess = disturbed(truth, 3, 0.1, seed=7)
+    guess[:, -1] = truth[:, -1]
+    turn, shift = errors(align(guess, pairs, slice(0, 4)), truth)
+    assert turn < 1.5 and shift < 0.1
+
+
+def test_pairs_that_do_not_count_leave_the_guess(make_path):
+    truth = make_path(2, 4)
+    guess = disturbed(truth, 6, 0.2, seed=3)
+    pairs = replace(true_pairs(truth), weight=torch.zeros(2, 400))
+    torch.testing.assert_close(align(guess, pairs, slice(0, 3)), guess, **CLOSE)
+
+
+def test_doubt_is_along_the_ray(make_path):
+    """Depths that are 30% wrong, and doubted, hardly move a camera that sees the same points from the side."""
+    truth = make_path(1, 4)
+    pairs = true_pairs(truth)
+    scale = torch.exp(0.3 * randn(1, 400, 1, seed=4))
+    results = []
+    for doubt in (0.3, 0.01):
+        pairs.one = Points(true_pairs(truth).one.place * scale, torch.full((1, 400), doubt))
+        results.append(errors(align(truth, pairs, slice(0, 3)), truth)[1])
+    assert results[0] < 0.1 and results[0] < results[1] / 2
+
+
+@torch.no_grad()
+def test_a_cell_is_paired_with_the_cell_of_its_key(sight):
+    """Keys are one-hot: cell i of the first frame is cell i + 1 of the third, and nothing is in the second."""
+    cells = 4 * 6
+    assert cells + 1 < KEY
+    keys = torch.zeros(1, 3, cells, KEY)
+    keys[0, 0, :, :cells] = torch.eye(cells)
+    keys[0, 2, :, :cells] = torch.eye(cells).roll(1, dims=0)
+    keys[0, 1, :, -1] = 1
+    sight.nothing.fill_(-1.0)
+    sight.log_scale.fill_(4.0)
+    depth = randn(1, 3, cells, seed=1) / 5
+    seen = Seen(keys, depth, torch.zeros(1, 3, cells))
+    pairs = pair_up(sight, seen.each(lambda x: x[:, :1]), seen, torch.tensor([[False, True, True]]))
+    best = pairs.weight.view(cells, 3).argmax(dim=1)
+    assert (pairs.of_other.view(cells, 3).gather(1, best[:, None]) == 2).all()
+    assert (pairs.of_one == 0).all()
+    place = pairs.other.place.view(cells, 3, 3)[torch.arange(cells), best]
+    expected = (depth[0, 2].exp()[:, None] * sight.rays()).roll(-1, dims=0)
+    torch.testing.assert_close(place, expected, atol=1e-4, rtol=0)
+
+
+def test_rays_go_through_the_middles_of_cells(sight):
+    rays = sight.rays().view(4, 6, 3)
+    assert (rays[..., 2] == 1).all()
+    torch.testing.assert_close(rays[0, 0], torch.tensor([-5 / 6, -3 / 6, 1]))  # 90 degrees over 24 pixels
+    torch.testing.assert_close(rays[3, 5], torch.tensor([5 / 6, 3 / 6, 1]))
+
+
+@torch.no_grad()
+def test_noise_is_not_looked_at(sight, make_path):
+    guess = make_path(2, 12).unflatten(1, (3, 4))
+    placed, frames = place_context(sight, randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), guess, torch.tensor([True, False]))
+    assert torch.equal(placed[0], guess[0]) and not torch.equal(placed[1], guess[1])
+    torch.testing.assert_close(placed[:, -1, -1], guess[:, -1, -1], **CLOSE)
+    assert torch.equal(frames.c2w, placed[:, :, -1])
+    inner = (inverse(p) @ p[:, :, :1] for p in (placed, guess))  # within a latent frames move together
+    torch.testing.assert_close(*inner, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inputs):
+    model = make_transformer(**SEES)
+    expected, findings = model(**inputs, return_findings=True)
+    assert findings.context_poses.shape == (2, 5, 4, 4, 4) and findings.target_poses.shape == (4, 3, 4, 4, 4)
+    cache = model.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
+    torch.testing.assert_close(model(**inputs, context_cache=cache), expected, **CLOSE)
+
+
+def test_only_findings_teach_sight(make_transformer, inputs):
+    model = make_transformer(**SEES)
+    output, _ = model(**inputs, return_findings=True)
+    output.square().mean().backward()
+    assert all(parameter.grad is None for parameter in model.sight.parameters())
+    compared = model(**inputs, only_findings=True).compared
+    cells = 4 * 6 * 4 // CELL * 4 // CELL
+    assert compared.context_logits.shape == (2, 5 * cells, 1 + 5 * cells)
+    assert compared.start_logits.shape == (4, cells, 1 + 5 * cells)
+    assert (compared.context_logits.view(2, 5, cells, -1)[:, 1, :, 1 + cells : 1 + 2 * cells] < -1e3).all()  # its own
+    (compared.context_logits.mean() + compared.context.log_depth.mean() + compared.start.log_doubt.mean()).backward()
+    assert all(parameter.grad is not None for parameter in model.sight.parameters())
+
+
+def test_what_sight_needs(make_transformer):
+    with pytest.raises(ValueError, match="^expected a localizer for see_places, got localize_after None"):
+        make_transformer(**SEES | {"localize_after": None})

@@ -1,0 +1,159 @@
+"""Where frames stand, solved from the places that they share: a bundle adjustment in one function.
+
+Every pair of cells that show one place says that two points, each seen from its own frame, are one point of the room. A
+point is known well across its ray and badly along it, so each pair counts by the precision of both. All poses are moved
+at once by a few Gauss-Newton steps, wrong pairs are let go by a robust weight, and the first guess counts as a weak
+measurement. Sources: generalized ICP (Segal et al., 2009), Geman and McClure's weight; the numbers are our choice.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from v4s_lib.model.sight import Seen, Sight
+
+ACROSS = 0.02  # radians by which a cell's ray is off
+DOUBT = 2.0  # standard deviations in a mean absolute error of the depth, and some for errors that neighbours share
+DEPTHS, DOUBTS = (0.05, 50.0), (0.01, 1.0)  # metres, and relative errors, that are believed
+LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
+GUESS = (0.15, 0.3)  # standard deviations of the first guess: radians, metres
+NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
+STEPS = 4  # Gauss-Newton steps
+
+
+@dataclass
+class Points:
+    """What the cells of frames show, (..., 3) in metres and each frame's own axes, and its precision."""
+
+    place: Tensor
+    doubt: Tensor  # (...) relative error of the distance
+
+
+@dataclass
+class Pairs:
+    """E pairs of points that are one point of the room, in each of R rooms."""
+
+    one: Points  # (R, E) in frame ``of_one``
+    other: Points  # (R, E) in frame ``of_other``
+    of_one: Tensor  # (R, E) frame numbers
+    of_other: Tensor  # (R, E)
+    weight: Tensor  # (R, E) 0..1
+
+
+def points(sight: Sight, seen: Seen) -> Points:
+    """The points (..., N) that cells show; even a sight that has learnt nothing puts them in reach."""
+    depth = seen.log_depth.exp().clamp(*DEPTHS)
+    return Points(depth[..., None] * sight.rays(depth.device), DOUBT * seen.log_doubt.exp().clamp(*DOUBTS))
+
+
+def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> Pairs:
+    """Look for the cells of A frames among those of P others, in each of R rooms.
+
+    Args:
+        sight: what compares keys.
+        looking: (R, A, ...).
+        shown: (R, P, ...).
+        allowed: (A, P) whether a frame is to be looked at.
+
+    Returns:
+        A * N * NEIGHBOURS pairs; ``one`` is of frames 0..A-1, ``other`` of 0..P-1. A pair's other point is the mean of
+        all the cells of that frame, by how likely each shows the place.
+    """
+    rooms, frames, cells = looking.keys.shape[:3]
+    others = shown.keys.shape[1]
+    own, other = points(sight, looking), points(sight, shown)
+    logits = sight.logits(looking.keys.flatten(1, 2), shown.keys.flatten(1, 2), allowed)
+    likely = logits.softmax(dim=-1)[..., 1:].unflatten(-1, (others, -1))  # R, A*N, P, N
+    weight, frame = likely.sum(dim=-1).topk(min(NEIGHBOURS, others), dim=-1)  # R, A*N, K
+    told = torch.cat([other.place, other.doubt[..., None]], dim=-1)  # R, P, N, 4
+    mean = (likely.transpose(1, 2) @ told).transpose(1, 2)  # R, A*N, P, 4
+    mean = mean.gather(2, frame[..., None].expand(-1, -1, -1, 4)) / weight[..., None].clamp(min=1e-6)
+    times = frame.shape[-1]
+    one = Points(
+        own.place.flatten(1, 2).repeat_interleave(times, dim=1), own.doubt.flatten(1, 2).repeat_interleave(times, dim=1)
+    )
+    of_one = torch.arange(frames, device=frame.device).repeat_interleave(cells * times).expand(rooms, -1)
+    mean = mean.flatten(1, 2)
+    return Pairs(one, Points(mean[..., :3], mean[..., 3]), of_one, frame.flatten(1, 2), weight.flatten(1, 2))
+
+
+def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:
+    """Poses (R, n, 4, 4) that bring the pairs together; all but the ``free`` ones stay as they are.
+
+    Args:
+        guess: (R, n, 4, 4) rigid c2w in axes common to the room, near enough that most pairs pull the right way.
+        pairs: of the n frames.
+        free: which frames may move, at least one.
+    """
+    poses = guess.clone()
+    rooms, count = guess.shape[:2]
+    room = torch.arange(rooms, device=guess.device)[:, None]
+    one, other = (room * count + number for number in (pairs.of_one, pairs.of_other))  # frames of all rooms in a row
+    precision = _precision(poses, pairs, one, other)
+    prior = torch.tensor([GUESS[0]] * 3 + [GUESS[1]] * 3, device=guess.device) ** -2
+    moved = torch.zeros(rooms, count, 6, device=guess.device)
+    for _ in range(STEPS):
+        matrices = poses.flatten(0, 1)
+        at_one, turned_one = _carry(matrices[one], pairs.one.place)
+        at_other, turned_other = _carry(matrices[other], pairs.other.place)
+        apart = (at_one - at_other)[..., None]
+        far = (apart.transpose(-1, -2) @ precision @ apart)[..., 0, 0]
+        trust = pairs.weight / (1 + far / LOOSE**2) ** 2
+        weighted = trust[..., None, None] * precision
+        normal = torch.zeros(rooms * count * count, 6, 6, device=guess.device)
+        slope = torch.zeros(rooms * count, 6, device=guess.device)
+        sides = ((_jacobian(turned_one), one), (-_jacobian(turned_other), other))
+        for jacobian, row in sides:
+            pull = jacobian.transpose(-1, -2) @ weighted
+            slope.index_add_(0, row.flatten(), (pull @ apart)[..., 0].flatten(0, 1))
+            for second, column in sides:
+                place = row * count + column - room * count
+                normal.index_add_(0, place.flatten(), (pull @ second).flatten(0, 1))
+        normal = normal.unflatten(0, (rooms, count, count))[:, free, free]
+        slope = slope.unflatten(0, (rooms, count))[:, free] + prior * moved[:, free]
+        size = normal.shape[1]
+        system = normal.transpose(2, 3).reshape(rooms, 6 * size, 6 * size) + torch.diag(prior.repeat(size))
+        step = -torch.linalg.solve(system, slope.flatten(1)).unflatten(1, (size, 6))
+        moved[:, free] += step
+        poses[:, free] = _move(poses[:, free], step)
+    return poses
+
+
+def _carry(c2w: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (R, E, 3) in the room's axes, and what they are from the camera, turned into them."""
+    turned = (c2w[..., :3, :3] @ place[..., None])[..., 0]
+    return turned + c2w[..., :3, 3], turned
+
+
+def _jacobian(turned: Tensor) -> Tensor:
+    """How points move (R, E, 3, 6) with a small turn of their camera about itself, and with its centre."""
+    eye = torch.eye(3, device=turned.device).expand(*turned.shape[:-1], 3, 3)
+    return torch.cat([-_cross(turned), eye], dim=-1)
+
+
+def _cross(vector: Tensor) -> Tensor:
+    """The matrix (..., 3, 3) that takes the cross product of ``vector`` (..., 3) with what it is applied to."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+
+
+def _precision(poses: Tensor, pairs: Pairs, one: Tensor, other: Tensor) -> Tensor:
+    """Inverse covariance (R, E, 3, 3) of how far apart the points of a pair are, in the room's axes."""
+    covariance = torch.zeros(1, device=poses.device)
+    for side, frame in ((pairs.one, one), (pairs.other, other)):
+        rotation = poses.flatten(0, 1)[frame][..., :3, :3]
+        way = (rotation @ side.place[..., None])[..., 0]
+        along = way[..., :, None] * way[..., None, :]
+        square = way.square().sum(-1)[..., None, None]
+        eye = torch.eye(3, device=poses.device)
+        covariance = covariance + ACROSS**2 * (square * eye - along) + side.doubt[..., None, None] ** 2 * along
+    return torch.linalg.inv(covariance + 1e-6 * torch.eye(3, device=poses.device))
+
+
+def _move(poses: Tensor, step: Tensor) -> Tensor:
+    """Turn (..., :3), radians, and shift (..., 3:), metres, rigid poses (..., 4, 4)."""
+    turn = torch.linalg.matrix_exp(_cross(step[..., :3]))
+    top = torch.cat([turn @ poses[..., :3, :3], poses[..., :3, 3:] + step[..., 3:, None]], dim=-1)
+    return torch.cat([top, poses[..., 3:, :]], dim=-2)

@@ -1,0 +1,29 @@
+"""What the transformer hands on: a context that need not be looked at again, and what its parts found out."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from v4s_lib.model.blocks import KeyValue
+from v4s_lib.model.places import Compared, PlacedFrames
+
+
+@dataclass
+class ContextCache:
+    """What a target's tokens need of a one-way context: computed once for all steps, targets and paths."""
+
+    blocks: list[KeyValue]  # keys and values of every block
+    cells: KeyValue | None = None  # a finder's keys, and where those cells look
+    frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
+
+
+@dataclass
+class Findings:
+    """What localizer, sight and finder predict; None where there is no such part or nothing to predict from."""
+
+    context_numbers: Tensor | None = None  # (B, T', 4, 3, 3) the localizer's own, to teach it; see pose_numbers
+    target_numbers: Tensor | None = None  # (B*M, T, 4, 3, 3)
+    context_poses: Tensor | None = None  # (B, T', 4, 4, 4) c2w that the later blocks work with
+    target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
+    found: Tensor | None = None  # (B*M, 1 + N) logits of a finder
+    compared: Compared | None = None  # what sight saw, to teach it
