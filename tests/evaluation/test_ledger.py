@@ -1,0 +1,139 @@
+"""Known verdicts from known results, and results and claims that are refused."""
+
+import json
+
+import pytest
+
+from v4s_lib.evaluation.ledger import (
+    FOLDER,
+    IN_PART,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    UNTESTED,
+    describe,
+    evaluate,
+    judge_claim,
+    ledger_table,
+    load_claims,
+    read_ledger,
+)
+
+CLAIM = {
+    "id": "X1",
+    "claim": "it works",
+    "source": "nowhere",
+    "original": "1",
+    "measures": "something",
+    "reproduced_when": "it is large",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Results that name no weights, with one row, one difference and one gate."""
+    rows = [
+        {"method": "ours", "metric": "score", "unit": "1", "mean": 0.6, "low": 0.5, "high": 0.7},
+        {"method": "none", "metric": "score", "unit": "1", "mean": 0.2, "low": 0.1, "high": 0.3},
+    ]
+    results = {
+        "rows": rows,
+        "gain": {"ours - none": {"mean": 0.4, "low": 0.3, "high": 0.5}},
+        "gates": {"sd": {"other room": 0.97}},
+    }
+    (tmp_path / "some.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def check(**fields: object) -> dict:
+    return {"results": "some", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "holds"),
+    [
+        ({"method": "ours", "metric": "score", "at_least": 0.6}, 0.6, True),
+        ({"method": "ours", "metric": "score", "at_most": 0.5}, 0.6, False),
+        ({"method": "none", "metric": "score", "over": "ours", "at_most": 0.5}, 1 / 3, True),
+        ({"method": "ours", "metric": "score", "over_metric": "score", "at_least": 1.5}, 1.0, False),
+        ({"pair": "ours - none", "at_least": 0.35}, 0.4, True),
+        ({"pair": "ours - none", "end": "low", "at_least": 0.35}, 0.3, False),
+        ({"gate": "sd.other room", "at_least": 0.95}, 0.97, True),
+    ],
+)
+def test_a_check_is_its_figure_against_its_bar(folder, fields, value, holds):
+    checked = evaluate(check(**fields), folder)
+    assert checked.value == pytest.approx(value) and checked.holds is holds
+    assert f"{value:.2f}" in describe(checked) and ("yes" if holds else "no") in describe(checked)
+
+
+def test_a_verdict_counts_the_checks_that_hold(folder):
+    held = check(method="ours", metric="score", at_least=0.1)
+    missed = check(method="ours", metric="score", at_least=0.9)
+    for checks, verdict in (([held], REPRODUCED), ([held, missed], IN_PART), ([missed], NOT_REPRODUCED)):
+        claim = {**CLAIM, "checks": checks, "command": "x"}
+        assert judge_claim(claim, few_seeds=False, folder=folder).verdict == verdict
+        assert judge_claim(claim, few_seeds=True, folder=folder).verdict == f"{verdict}, one training seed"
+
+
+def test_what_was_not_run_has_no_verdict(folder):
+    claim = {**CLAIM, "checks": [{"results": "later", "pair": "a - b", "at_least": 1}], "command": "x"}
+    assert judge_claim(claim, few_seeds=False, folder=folder).verdict == NOT_RUN
+    assert judge_claim({**CLAIM, "needs": "a baseline"}, few_seeds=False).verdict == UNTESTED
+
+
+def test_nothing_over_nothing_holds_no_bar(folder):
+    results = json.loads((folder / "some.json").read_text())
+    for row in results["rows"]:
+        row["mean"] = 0.0
+    (folder / "zero.json").write_text(json.dumps(results))
+    fields = {"results": "zero", "method": "none", "metric": "score", "over": "ours"}
+    assert not evaluate({**fields, "at_most": 0.5}, folder).holds
+    assert not evaluate({**fields, "at_least": 0.5}, folder).holds
+
+
+def test_results_of_other_weights_are_refused(folder):
+    wrong = {"preset": "small", "task": "navigation", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
+    (folder / "wrong.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match=r"^expected wrong for weights [0-9a-f]{12}, got it for 000000000000: run"):
+        evaluate({"results": "wrong", "pair": "a - b", "at_least": 0}, folder)
+
+
+def test_a_check_names_what_is_there(folder):
+    with pytest.raises(ValueError, match="^expected 'a - b' in the results some, got ours - none"):
+        evaluate(check(pair="a - b", at_least=0), folder)
+    with pytest.raises(ValueError, match="^expected speed of ours in the results some, got none"):
+        evaluate(check(method="ours", metric="speed", at_least=0), folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("id: N1", "id: first", "claims.0.id"),
+        ("    needs: the two splatting baselines\n", "", "claims.2"),
+        ("at_least: 3.0}", "at_least: much}", "at_least"),
+        ("end: low", "end: middle", "end"),
+    ],
+)
+def test_a_broken_claim_is_named(old, new, place):
+    text = (FOLDER / "claims.yaml").read_text()
+    assert old in text
+    with pytest.raises(ValueError, match=f"^expected claims as in schema.json, got at .*{place}"):
+        load_claims(text.replace(old, new, 1))
+
+
+def test_no_claim_stands_twice():
+    text = (FOLDER / "claims.yaml").read_text()
+    with pytest.raises(ValueError, match="^expected every claim once, got N1 twice"):
+        load_claims(text.replace("id: N2", "id: N1"))
+
+
+def test_the_ledger_that_ships_covers_every_claim():
+    """Both tables of the paper, its ablations, and C1 to C13 of the review; every check finds its figure."""
+    entries = read_ledger()
+    names = [entry.claim["id"] for entry in entries]
+    assert {f"C{number}" for number in range(1, 14)} <= set(names)
+    assert {"N1", "N3", "G1", "G2", "G3", "G4", "A1", "A2", "A3", "D1"} <= set(names)
+    table = ledger_table(entries)
+    assert all(f"| {name} |" in table for name in names)
+    assert len({line.count("|") for line in table.splitlines()}) == 1
