@@ -76,6 +76,13 @@ def test_a_verdict_counts_the_checks_that_hold(folder):
         assert judge_claim(claim, few_seeds=True, folder=folder).verdict == f"{verdict}, one training seed"
 
 
+def test_a_decisive_check_that_fails_decides(folder):
+    held = check(method="ours", metric="score", at_least=0.1)
+    missed = check(method="ours", metric="score", at_least=0.9, decisive=True)
+    claim = {**CLAIM, "checks": [held, missed], "command": "x"}
+    assert judge_claim(claim, few_seeds=False, folder=folder).verdict == NOT_REPRODUCED
+
+
 def test_what_was_not_run_has_no_verdict(folder):
     claim = {**CLAIM, "checks": [{"results": "later", "pair": "a - b", "at_least": 1}], "command": "x"}
     assert judge_claim(claim, few_seeds=False, folder=folder).verdict == NOT_RUN
@@ -86,10 +93,12 @@ def test_nothing_over_nothing_holds_no_bar(folder):
     results = json.loads((folder / "some.json").read_text())
     for row in results["rows"]:
         row["mean"] = 0.0
+    results["gain"]["ours - none"]["mean"] = None  # a number that is not there
     (folder / "zero.json").write_text(json.dumps(results))
     fields = {"results": "zero", "method": "none", "metric": "score", "over": "ours"}
     assert not evaluate({**fields, "at_most": 0.5}, folder).holds
     assert not evaluate({**fields, "at_least": 0.5}, folder).holds
+    assert not evaluate({"results": "zero", "pair": "ours - none", "at_least": -9.0}, folder).holds
 
 
 def test_results_of_other_weights_are_refused(folder):
@@ -110,7 +119,7 @@ def test_a_check_names_what_is_there(folder):
     ("old", "new", "place"),
     [
         ("id: N1", "id: first", "claims.0.id"),
-        ("    needs: the two splatting baselines\n", "", "claims.2"),
+        ("    needs: the world `park`\n", "", "claims.10"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
     ],
@@ -137,3 +146,9 @@ def test_the_ledger_that_ships_covers_every_claim():
     table = ledger_table(entries)
     assert all(f"| {name} |" in table for name in names)
     assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_every_proof_is_there():
+    root = FOLDER.parents[1]
+    for claim in load_claims()["claims"]:
+        assert all((root / file).is_file() for file in claim.get("proved_by", "").split(", ") if file)

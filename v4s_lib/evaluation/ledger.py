@@ -17,12 +17,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from v4s_lib.data.manifests import MANIFESTS
-from v4s_lib.evaluation.results import RESULTS, load_models, weights_digest
+from v4s_lib.evaluation import results
 from v4s_lib.training.presets import get_preset
 
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
-NOT_RUN, UNTESTED = "not run yet", "not tested yet"
+NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not tested yet", "by design, see the tests"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,20 @@ class Checked:
     what: str
     value: float
     interval: tuple[float, float] | None
-    bar: str
-    holds: bool
+    limit: float
+    least: bool  # whether the limit is a least value; otherwise it is a most
+
+    @property
+    def bar(self) -> str:
+        return f"{'≥' if self.least else '≤'} {self.limit:g}"
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+    def margin(self, value: float) -> float:
+        """How far ``value`` is on the good side of the bar, in units of the bar (of 1 for a bar of 0)."""
+        return (value - self.limit) / (abs(self.limit) or 1) * (1 if self.least else -1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ def load_claims(text: str | None = None) -> dict[str, Any]:
     return content
 
 
-def read_ledger(claims: dict[str, Any] | None = None, folder: Path = RESULTS) -> list[Entry]:
+def read_ledger(claims: dict[str, Any] | None = None, folder: Path | None = None) -> list[Entry]:
     """Every claim with its verdict, from the results stored in ``folder``.
 
     Raises:
@@ -71,63 +83,69 @@ def read_ledger(claims: dict[str, Any] | None = None, folder: Path = RESULTS) ->
     return [judge_claim(claim, few, folder) for claim in content["claims"]]
 
 
-def judge_claim(claim: dict[str, Any], few_seeds: bool, folder: Path = RESULTS) -> Entry:
-    """The verdict on one claim; with too few training seeds, a preliminary one."""
+def judge_claim(claim: dict[str, Any], few_seeds: bool, folder: Path | None = None) -> Entry:
+    """The verdict on one claim; with too few training seeds, a preliminary one.
+
+    All checks hold: reproduced. Some do, and with them every decisive one: in part. Otherwise: not reproduced.
+    """
     if "proved_by" in claim:
-        return Entry(claim, f"{REPRODUCED}, by test")
+        return Entry(claim, BY_DESIGN)
     if "needs" in claim:
         return Entry(claim, UNTESTED)
+    folder = folder or results.RESULTS
     if any(not (folder / f"{check['results']}.json").is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
     checked = [evaluate(check, folder) for check in claim["checks"]]
     held = sum(check.holds for check in checked)
-    verdict = REPRODUCED if held == len(checked) else IN_PART if held else NOT_REPRODUCED
+    decided = all(done.holds for done, check in zip(checked, claim["checks"], strict=True) if check.get("decisive"))
+    verdict = REPRODUCED if held == len(checked) else IN_PART if held and decided else NOT_REPRODUCED
     trained = any(check["results"] != "judges" for check in claim["checks"])
     return Entry(claim, f"{verdict}, one training seed" if few_seeds and trained else verdict, checked)
 
 
-def evaluate(check: dict[str, Any], folder: Path = RESULTS) -> Checked:
+def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
     """Look a check's figure up and hold it against its bar."""
-    results = stored(check["results"], folder)
+    found = stored(check["results"], folder or results.RESULTS)
     interval = None
     if "gate" in check:
         judge, frames = check["gate"].split(".")
-        what, value = f"{judge.upper()} gate, {frames}", _find(results["gates"][judge], frames, check["results"])
+        what, value = f"{judge.upper()} gate, {frames}", _find(found["gates"][judge], frames, check["results"])
     elif "pair" in check:
-        gain = _find(results["gain"], check["pair"], check["results"])
+        gain = _find(found["gain"], check["pair"], check["results"])
         end = check.get("end")
         what, value = check["pair"] + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = None if end else (gain["low"], gain["high"])
     else:
-        row = _row(results, check["method"], check["metric"], check["results"])
+        row = _row(found, check["method"], check["metric"], check["results"])
         what, value, interval = f"{check['metric']} of {check['method']}", row["mean"], (row["low"], row["high"])
         if "over" in check or "over_metric" in check:
             method, metric = check.get("over", check["method"]), check.get("over_metric", check["metric"])
-            under = _row(results, method, metric, check["results"])["mean"]
+            under = _row(found, method, metric, check["results"])["mean"]
             what += f" / {metric if method == check['method'] else method}"
             value, interval = (value / under if under else float("inf") if value else float("nan")), None
-    least, bar = "at_least" in check, check.get("at_least", check.get("at_most"))
-    return Checked(what, value, interval, f"{'≥' if least else '≤'} {bar:g}", value >= bar if least else value <= bar)
+    value = float("nan") if value is None else value
+    least = "at_least" in check
+    return Checked(what, value, interval, check["at_least" if least else "at_most"], least)
 
 
 @lru_cache(maxsize=8)
-def stored(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+def stored(name: str, folder: Path) -> dict[str, Any]:
     """Stored results, refused if they were measured with other weights than the shipped ones."""
-    results = json.loads((folder / f"{name}.json").read_text())
-    if "weights_sha256" in results:
-        digest = shipped_digest(results["preset"])
-        if results["weights_sha256"] != digest:
+    content = json.loads((folder / f"{name}.json").read_text())
+    if "weights_sha256" in content:
+        digest = shipped_digest(content["preset"])
+        if content["weights_sha256"] != digest:
             raise ValueError(
-                f"expected {name} for weights {digest[:12]}, got it for {results['weights_sha256'][:12]}: "
-                f"run python -m v4s_lib.evaluation --task {results['task']} again"
+                f"expected {name} for weights {digest[:12]}, got it for {content['weights_sha256'][:12]}: "
+                "run its command again"
             )
-    return results
+    return content
 
 
 @lru_cache(maxsize=2)
 def shipped_digest(preset: str) -> str:
     """sha256 over the parameters of the shipped models of a preset."""
-    return weights_digest(load_models(get_preset(preset)))
+    return results.weights_digest(results.load_models(get_preset(preset)))
 
 
 def training_seeds(preset: str = "small") -> int:
@@ -135,16 +153,16 @@ def training_seeds(preset: str = "small") -> int:
     return len(list((MANIFESTS / "weights" / preset).glob("ours*/run.json")))
 
 
-def _find(place: dict[str, Any], name: str, results: str) -> Any:
+def _find(place: dict[str, Any], name: str, file: str) -> Any:
     if name not in place:
-        raise ValueError(f"expected {name!r} in the results {results}, got {', '.join(place)}: correct the claim")
+        raise ValueError(f"expected {name!r} in the results {file}, got {', '.join(place)}: run its command again")
     return place[name]
 
 
-def _row(results: dict[str, Any], method: str, metric: str, name: str) -> dict[str, Any]:
-    rows = {(row["method"], row["metric"]): row for row in results["rows"]}
+def _row(content: dict[str, Any], method: str, metric: str, name: str) -> dict[str, Any]:
+    rows = {(row["method"], row["metric"]): row for row in content["rows"]}
     if (method, metric) not in rows:
-        raise ValueError(f"expected {metric} of {method} in the results {name}, got none: correct the claim")
+        raise ValueError(f"expected {metric} of {method} in the results {name}, got none: run its command again")
     return rows[method, metric]
 
 
