@@ -104,8 +104,10 @@ def test_the_gates_of_the_judges_hold():
 def test_without_a_calibration_one_sentence_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="^expected calibrated limits in .*: run python -m"):
         load_limits(tmp_path / "judges.json")
-    (tmp_path / "judges.json").write_text('{"limits": {"least_score": 0.5, "other_room": 0.2, "most_change": 0.1}}')
-    assert load_limits(tmp_path / "judges.json") == Limits(0.5, 0.2, 0.1)
+    (tmp_path / "judges.json").write_text(
+        '{"limits": {"least_score": 0.5, "other_room": 0.2, "most_change": 0.1, "reader_sha256": "ab"}}'
+    )
+    assert load_limits(tmp_path / "judges.json") == Limits(0.5, 0.2, 0.1, "ab")
 
 
 def test_a_box_around_nothing_cannot_be(episode):

@@ -93,6 +93,20 @@ def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction(mak
         torch.testing.assert_close(steps[-STEPS][:, 1:], expected[:, 1:], **CLOSE)
 
 
+def test_guidance_can_leave_the_context_where_it_is(make, inputs):
+    """Then the free branch knows the context still: it is the same noise away from it, with and without a path."""
+    pipeline = make()
+    conditional, free = predictions(pipeline, **inputs, guidance_scale=3.0, guide_context=False)[:2]
+    joint = predictions(pipeline, **inputs, guidance_scale=3.0)
+    torch.testing.assert_close(joint[0], conditional, **CLOSE)
+    assert (joint[1] - free).abs().max() > 1e-3
+    kept = {"context_video": inputs["context_video"].flip(0)}
+    assert (
+        predictions(pipeline, **{**inputs, **kept}, guidance_scale=3.0, guide_context=False)[1] - free
+    ).abs().max() > 1e-3
+    torch.testing.assert_close(predictions(pipeline, **{**inputs, **kept}, guidance_scale=3.0)[1], joint[1], **CLOSE)
+
+
 def test_a_seed_gives_one_video(make, inputs):
     pipeline = make()
     state = torch.get_rng_state()

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from v4s_lib.model.alignment import Pairs, Points, align, pair_up
+from v4s_lib.model.finder import Finder
+from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.places import place_context
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.sight import CELL, KEY, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle, translation_distance
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
+FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
 SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6)}
 
 
@@ -101,14 +104,16 @@ def test_pairs_that_do_not_count_leave_the_guess(make_path):
 
 
 def test_doubt_is_along_the_ray(make_path):
-    """Depths that are 30% wrong, and doubted, hardly move a camera that sees the same points from the side."""
+    """Depths that are 30% wrong hurt less when they are doubted, and rays are not, than when neither is."""
     truth = make_path(1, 4)
+    guess = disturbed(truth, 3, 0.1, seed=7)
+    guess[:, -1] = truth[:, -1]
     pairs = true_pairs(truth)
     scale = torch.exp(0.3 * randn(1, 400, 1, seed=4))
     results = []
-    for doubt in (0.3, 0.01):
+    for doubt in (0.3, 0.02):  # 0.02 is as much as rays are off: the same every way
         pairs.one = Points(true_pairs(truth).one.place * scale, torch.full((1, 400), doubt))
-        results.append(errors(align(truth, pairs, slice(0, 3)), truth)[1])
+        results.append(errors(align(guess, pairs, slice(0, 3)), truth)[1])
     assert results[0] < 0.1 and results[0] < results[1] / 2
 
 
@@ -146,7 +151,7 @@ def test_noise_is_not_looked_at(sight, make_path):
     guess = make_path(2, 12).unflatten(1, (3, 4))
     placed, frames = place_context(sight, randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), guess, torch.tensor([True, False]))
     assert torch.equal(placed[0], guess[0]) and not torch.equal(placed[1], guess[1])
-    torch.testing.assert_close(placed[:, -1, -1], guess[:, -1, -1], **CLOSE)
+    torch.testing.assert_close(placed[1, -1, -1], torch.eye(4), **CLOSE)
     assert torch.equal(frames.c2w, placed[:, :, -1])
     inner = (inverse(p) @ p[:, :, :1] for p in (placed, guess))  # within a latent frames move together
     torch.testing.assert_close(*inner, atol=1e-4, rtol=0)
@@ -154,11 +159,31 @@ def test_noise_is_not_looked_at(sight, make_path):
 
 @torch.no_grad()
 def test_a_cached_context_gives_what_an_uncached_one_gives(make_transformer, inputs):
-    model = make_transformer(**SEES)
+    model = make_transformer(**SEES, **FINDS)
+    inputs["words"] = torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)
     expected, findings = model(**inputs, return_findings=True)
     assert findings.context_poses.shape == (2, 5, 4, 4, 4) and findings.target_poses.shape == (4, 3, 4, 4, 4)
     cache = model.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
     torch.testing.assert_close(model(**inputs, context_cache=cache), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_a_context_of_noise_places_no_start_frame(make_transformer, inputs):
+    """At the timestep of noise the start stands where the head says; among clean frames it does not."""
+    model, guesses = make_transformer(**SEES), []
+    for timestep in (1000.0, 0.0):
+        findings = model(**inputs, context_timestep=torch.full((2,), timestep), return_findings=True)[1]
+        guesses.append((findings.target_poses[:, 0] - pose_matrix(findings.target_numbers[:, 0])).abs().max())
+    assert guesses[0] < 1e-5 < 1e-3 < guesses[1]
+
+
+@torch.no_grad()
+def test_a_context_of_one_latent_is_enough(make_transformer, inputs):
+    model = make_transformer(**SEES)
+    inputs |= {"context_latents": inputs["context_latents"][:, :, :1], "context_time_index": torch.zeros(2, 1).long()}
+    output, findings = model(**inputs, return_findings=True)
+    assert torch.isfinite(output).all()
+    torch.testing.assert_close(findings.context_poses[:, -1, -1], torch.eye(4).expand(2, 4, 4), **CLOSE)
 
 
 def test_only_findings_teach_sight(make_transformer, inputs):
@@ -175,6 +200,34 @@ def test_only_findings_teach_sight(make_transformer, inputs):
     assert all(parameter.grad is not None for parameter in model.sight.parameters())
 
 
+@torch.no_grad()
+def test_where_a_thing_stands_is_told_as_seen_from_the_start(make_path):
+    """All choice on the second of three points: its offset in the room, from the start frame, and where that stands."""
+    torch.manual_seed(0)
+    finder = Finder(dim=84, text_dim=6, patch=4, places=True)
+    finder.tell_place.weight.copy_(torch.eye(84))
+    points, start = randn(1, 3, 3, seed=1), make_path(1, 1)[0]
+    told = finder.place(torch.tensor([[0.0, 0, 80, 0]]), points, start)[0, 0]
+    away = points[0, 1] - start[0, :3, 3]
+    seen = inverse(start)[0] @ torch.cat([points[0, 1], torch.ones(1)])
+    value = torch.cat([away, seen[:3], start[0, :3, 3], start[0, :3, 2]])
+    torch.testing.assert_close(told[:12], value, **CLOSE)
+    torch.testing.assert_close(told[12:24], (value * math.pi / 4).sin(), **CLOSE)
+
+
+@torch.no_grad()
+def test_where_a_thing_stands_reaches_the_plan_and_not_the_start(make_transformer, inputs):
+    model, plans = make_transformer(**SEES, **FINDS), []
+    inputs |= {"words": torch.tensor([[2, 1, 0], [3, 1, 0]] * 2), "camera_path": None}
+    for scale in (1.0, -1.0):
+        model.finder.tell_place.weight.mul_(scale)
+        plans.append(model(**inputs, return_findings=True)[1])
+    torch.testing.assert_close(plans[0].target_poses[:, 0], plans[1].target_poses[:, 0], **CLOSE)
+    assert (plans[0].target_numbers[:, 1:] - plans[1].target_numbers[:, 1:]).abs().max() > 1e-3
+
+
 def test_what_sight_needs(make_transformer):
+    with pytest.raises(ValueError, match=r"^expected patch_size and in_channels .* for see_places 8, got .*: it looks"):
+        make_transformer(**SEES | {"see_places": 8})
     with pytest.raises(ValueError, match="^expected a localizer for see_places, got localize_after None"):
         make_transformer(**SEES | {"localize_after": None})

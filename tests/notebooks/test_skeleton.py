@@ -40,7 +40,7 @@ def words(notebook) -> int:
 
 
 def test_the_notebooks_are_there():
-    expected = ["00_quickstart", "01_data", "02_model", "03_train_small", "05_navigation", "06_grounding"]
+    expected = ["00_quickstart", "01_data", "02_model", "03_train_small", "05_navigation", "06_grounding", "10_report"]
     assert set(expected) <= {path.stem for path in PATHS}
 
 

@@ -160,7 +160,7 @@ def test_initial_weights_are_of_the_presets_model(whole, tmp_path):
 
 
 def test_a_model_that_cannot_read_can_be_the_start_of_one_that_does(tmp_path):
-    mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None, "see_places": None}
+    mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None}
     run(tmp_path / "mute", preset=replace(PRESET, model=mute, steps=2))
     still = replace(PRESET, muon_lr=0.0, adamw_lr=0.0, weight_decay=0.0, steps=1)
     run(tmp_path / "reads", preset=still, init=tmp_path / "mute" / "weights")
@@ -180,9 +180,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(half, capsys):
 
 
 def test_learning_rates_warm_up_stay_and_cool_down():
-    preset = replace(SMOKE, steps=100, warmup=10, cooldown=0.2)
-    rates = {step: learning_rate(step, preset) for step in (0, 4, 9, 50, 80, 90, 99)}
-    assert rates == pytest.approx({0: 0.1, 4: 0.5, 9: 1, 50: 1, 80: 1, 90: 0.5, 99: 0.05})
+    preset = replace(SMOKE, steps=100, locate_steps=0, warmup=10, cooldown=0.2)
+    expected = {0: 0.1, 4: 0.5, 9: 1, 50: 1, 80: 1, 90: 0.5, 99: 0.05}
+    assert {step: learning_rate(step, preset) for step in expected} == pytest.approx(expected)
+    preset = replace(preset, steps=150, locate_steps=50)  # the steps before have a rise and a fall of their own
+    expected = {0: 0.1, 9: 1, 40: 1, 45: 0.5} | {50 + step: rate for step, rate in expected.items()}
+    assert {step: learning_rate(step, preset) for step in expected} == pytest.approx(expected)
 
 
 def test_every_parameter_has_one_optimizer():

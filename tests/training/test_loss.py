@@ -145,6 +145,14 @@ def test_another_rooms_context_comes_whole_and_says_nothing_of_the_start():
     call = shown(sample, elsewhere)
     assert torch.equal(call["context_latents"], sample.context_latents[[1, 2, 0]])
     assert flow_matching_loss(constant_head(0.5), sample, elsewhere, generator()).item() == pytest.approx(0.25)
+    offset = torch.tensor([0, 100, 500])
+    timed = replace(
+        sample,
+        context_time_index=sample.context_time_index + offset[:, None] + torch.tensor([0, 1, 2])[:, None],
+        target_time_index=sample.target_time_index + offset.repeat_interleave(2)[:, None],
+    )
+    clock = shown(timed, elsewhere)["context_time_index"][:, -1] - timed.target_time_index[::2, 0]
+    assert clock.tolist() == [-4, -3, -5]  # from -5, -4, -3: the gap goes along, the offset does not
     moved = shown(make_sample(500, 2), LossConfig(other_context=0.3, drop_context=0.0))["context_latents"]
     share = (moved != make_sample(500, 2).context_latents).flatten(1).any(dim=1).float().mean().item()
     assert share == pytest.approx(0.3, abs=0.11)

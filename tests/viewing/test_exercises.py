@@ -47,6 +47,10 @@ def tokens(preset) -> int:
     return (task.context_latents + task.target_latents) * rows * columns
 
 
+def word(held, count):
+    return "reproduced" if held == count else "reproduced in part" if held else "not reproduced"
+
+
 CASES = [
     ("check_turn", (walk(*["turn left"] * 3), 60, 13), (walk("turn right"), 60, 13)),
     ("check_context_frames", ([f for i in INDEX.tolist() for f in latent_frame_range(i)], INDEX), ([0, 3, 7], INDEX)),
@@ -59,6 +63,8 @@ CASES = [
     ("check_pooled", (pooled,), (lambda video, truth: 23.0,)),
     ("check_best_of", (best_of,), (lambda passed, samples, k: min(1.0, passed / samples * k),)),
     ("check_overlap", (overlap,), (lambda first, second: float(torch.equal(first, second)),)),
+    ("check_verdict", (word,), (lambda held, count: "reproduced",)),
+    ("check_bar", (lambda low, mean, high, bar: low >= bar,), (lambda low, mean, high, bar: mean >= bar,)),
     ("check_accuracy", (accuracy,), (lambda rotation, translation, failed: (rotation < 5).float().mean(),)),
 ]
 

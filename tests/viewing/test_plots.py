@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from v4s_lib.viewing.plots import attention_patterns, read_log, top_view, training_curves
+from v4s_lib.evaluation.ledger import Checked, Entry
+from v4s_lib.viewing.plots import attention_patterns, margins, read_log, top_view, training_curves
 from v4s_lib.viewing.sheets import BORDERS
 from v4s_lib.worlds.objects import COLORS
 from v4s_lib.worlds.paths import scan_path
@@ -44,3 +45,16 @@ def test_log_is_read_and_drawn_with_and_without_validation(tmp_path):
         log = read_log(tmp_path / "log.jsonl")
         assert log == lines + extra
         assert training_curves(log).data.startswith(b"\x89PNG")
+
+
+def test_a_check_is_blue_where_it_holds_and_stands_on_that_side():
+    """Bars 2 and -1; a value of 3 is half a bar to the right, one of -1.5 half a bar to the left."""
+    held, missed = Checked("a", 3.0, (2.5, 3.5), 2.0, True), Checked("b", -1.5, None, -1.0, True)
+    assert held.holds and held.margin(held.value) == pytest.approx(0.5)
+    assert not missed.holds and missed.margin(missed.value) == pytest.approx(-0.5)
+    assert Checked("c", 3.0, None, 2.0, False).margin(3.0) == pytest.approx(-0.5)
+    claim = {"id": "X1"}
+    blue = margins([Entry(claim, "reproduced", [held])])
+    both = margins([Entry(claim, "reproduced in part", [held, missed])])
+    assert share(blue, BORDERS["generated"]) > 0.0005 > share(blue, BORDERS["context"])
+    assert share(both, BORDERS["context"]) > 0.0001

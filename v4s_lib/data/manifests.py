@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from v4s_lib.data.files import sha256
+from v4s_lib.data.files import sha256, verify
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "data_manifests"
 
@@ -43,6 +43,19 @@ def load_manifest(name: str | Path) -> dict[str, Any]:
         place = ".".join(str(part) for part in error.absolute_path) or "the top level"
         raise ValueError(f"expected {path} to follow schema.json, got at {place}: {error.message}: correct that entry")
     return manifest
+
+
+def shipped_folder(name: str, folder: str) -> Path:
+    """The folder ``data_manifests/FOLDER`` of weights that ship with the kit, once its files are what ``name`` lists.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or a byte of it differs.
+    """
+    place = MANIFESTS / folder
+    for file in load_manifest(name)["files"]:
+        if (MANIFESTS / file["path"]).is_relative_to(place):
+            verify(MANIFESTS / file["path"], file["size"], file["sha256"])
+    return place
 
 
 def save_shipped(name: str, title: str, command: str, files: list[Path], root: Path = MANIFESTS) -> Path:

@@ -19,11 +19,12 @@ from v4s_lib.worlds.scenes import Scenes
 GRID = 5  # bank positions along x and y each
 BANK_HEIGHT = 1.45  # metres; refinement goes over HEIGHTS
 BANK_YAWS = 24  # every 15 degrees
-BANK_PITCHES = (-15.0, -5.0)  # degrees
+BANK_PITCHES = (-28.0, -15.0, -5.0)  # degrees
 HEIGHTS, PITCHES = (1.1, 1.8), (-40.0, 20.0)  # metres and degrees that refinement may reach
 BLUR = 0.7  # pixels; without it the distance is as rough as the pictures' edges
 CONTRAST_FLOOR = 0.03  # a frame with less contrast than this (rms, 0..1) is not stretched to look like one with more
 ROBUST = 0.1  # differences well below this, in standard deviations of a picture, count squared, larger ones as such
+ELSEWHERE = math.radians(45)  # from here on two cameras look elsewhere
 INFLATION = 2.0  # of the elite's covariance; below 1.5 the search stalls before it arrives
 
 
@@ -39,7 +40,8 @@ class _Level:
     chunk: int  # frames rendered at a time
 
 
-COARSE = _Level(16, 48, 6, 8, (0.10, 4.0), 16)
+FIRST = _Level(16, 48, 3, 8, (0.10, 4.0), 16)  # from the two best directions, of which the better goes on
+COARSE = _Level(16, 48, 3, 8, (0.025, 1.0), 16)
 FINE = _Level(32, 24, 4, 6, (0.02, 0.5), 4)
 
 
@@ -89,10 +91,22 @@ class CameraFinder:
             raise ValueError(f"expected finite frames (N, {expected}), got {tuple(frames.shape)}: resize them")
         frames = frames.float()
         distance = torch.cdist(self._reduced(frames, COARSE), self.bank_pictures, p=1)
-        elite = _together(self.bank[distance.topk(COARSE.elite, largest=False).indices])
+        elite = self._first(frames, distance)
         elite, _ = self._refine(frames, elite, COARSE)
         elite, cost = self._refine(frames, elite[:, : FINE.elite], FINE)
         return Found(_c2w(elite[:, 0]), cost[:, 0])
+
+    def _first(self, frames: Tensor, distance: Tensor) -> Tensor:
+        """Elites (N, elite, 5) around the best bank pose, or around the best that looks elsewhere if they lead further.
+
+        ``distance`` (N, bank) is that of the frames from the bank's pictures.
+        """
+        best = self.bank[distance.argmin(dim=1), 3]
+        distance = torch.cat([distance, distance.masked_fill(_turn(self.bank[:, 3], best[:, None]) < ELSEWHERE, 1e9)])
+        elite = _together(self.bank[distance.topk(FIRST.elite, largest=False).indices])
+        elite, cost = self._refine(frames.repeat(2, 1, 1, 1), elite, FIRST)
+        (one, other), (cost, other_cost) = elite.chunk(2), cost[:, 0].chunk(2)
+        return torch.where((cost <= other_cost)[:, None, None], one, other)
 
     def _refine(self, frames: Tensor, elite: Tensor, level: _Level) -> tuple[Tensor, Tensor]:
         """Better elites (N, elite, 5) than the given ones, and their costs, both best first."""
@@ -151,7 +165,12 @@ def _together(poses: Tensor) -> Tensor:
     """Bring yaws of (N, K, 5) within half a turn of the first, the best; what looks elsewhere becomes a copy of it."""
     turn = torch.remainder(poses[..., 3] - poses[:, :1, 3] + math.pi, 2 * math.pi) - math.pi
     poses = torch.cat([poses[..., :3], (poses[:, :1, 3] + turn)[..., None], poses[..., 4:]], dim=-1)
-    return torch.where((turn.abs() > math.radians(45))[..., None], poses[:, :1], poses)
+    return torch.where((turn.abs() > ELSEWHERE)[..., None], poses[:, :1], poses)
+
+
+def _turn(yaw: Tensor, other: Tensor) -> Tensor:
+    """Angle in radians, at most half a turn, between directions."""
+    return (torch.remainder(yaw - other + math.pi, 2 * math.pi) - math.pi).abs()
 
 
 def _c2w(poses: Tensor) -> Tensor:

@@ -95,8 +95,14 @@ def other_label(episode: GroundingEpisode) -> str:
 
 @lru_cache(maxsize=1)
 def shipped_judges() -> tuple[ObjectReader, Limits]:
-    """The reader and the limits that ship with the kit, checked and loaded once."""
-    return load_reader(), load_limits()
+    """The reader and the limits that ship with the kit, checked and loaded once; ``ValueError`` if they do not fit."""
+    reader, limits = load_reader(), load_limits()
+    if limits.reader_sha256 != reader.digest():
+        raise ValueError(
+            f"expected limits for reader {reader.digest()[:12]}, got some for {limits.reader_sha256[:12]}: "
+            "run python -m v4s_lib.evaluation.calibrate"
+        )
+    return reader, limits
 
 
 def score_grounding(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from math import comb
 from pathlib import Path
 
 import torch
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from v4s_lib.data.boxes import BOX_COLOR
@@ -20,17 +21,19 @@ from v4s_lib.worlds.raycast import render
 
 LIMITS = MANIFESTS / "results" / "judges.json"
 GATES = {"sd02": 0.2, "sd01": 0.1}
+SSIM = {"channel_axis": -1, "data_range": 1.0, "win_size": 15}  # pixels, nearly half of the height; our choice
 BOX_STRENGTH = 0.4  # of the way from a pixel's colour to the box's, at least, for it to be of the box; our choice
 BOX_PIXELS = 8  # of the box, at least, for one to be there; the smallest there is has 14
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the judges were calibrated to."""
+    """What the judges were calibrated to, and with which reader."""
 
     least_score: float  # of the reader, for an object to count as found
-    other_room: float  # median squared error of a frame against the best view of another room: SD = 1
+    other_room: float  # median distance of a frame from the best view of another room: SD = 1
     most_change: float  # mean absolute change of a pixel from one frame to the next, at most, of smooth motion
+    reader_sha256: str  # of the reader's parameters
 
 
 def load_limits(path: Path = LIMITS) -> Limits:
@@ -48,17 +51,22 @@ def spatial_distance(finder: CameraFinder, frames: Tensor, limits: Limits) -> tu
     In units of what another room leaves: 0 is this room, 1 is some other. It is our scale, not the paper's.
     """
     c2w = finder.find(frames).c2w
-    return view_error(finder, frames, c2w) / limits.other_room, c2w
+    return view_distance(finder, frames, c2w) / limits.other_room, c2w
 
 
-def view_error(finder: CameraFinder, frames: Tensor, c2w: Tensor) -> Tensor:
-    """Mean squared error (N,) of frames (N, H, W, 3) against the views of the finder's room from ``c2w`` (N, 4, 4).
+def view_distance(finder: CameraFinder, frames: Tensor, c2w: Tensor) -> Tensor:
+    """How far (N,) frames (N, H, W, 3) are from the views of the finder's room from ``c2w`` (N, 4, 4).
 
-    Colours count as they are: against stretched ones, as the search uses them, blurred and grey frames would pass.
+    Half is the squared error over the contrast of both pictures, which a grey frame cannot keep small. Half is the
+    structure that is missing (1 - SSIM), which a blurred frame cannot. Unrelated pictures are about 1 apart.
     """
     room = torch.zeros(len(c2w), dtype=torch.long)
     views = render(finder.scenes, room, c2w, finder.camera, samples=3, chunk=8).rgb
-    return (frames - views).square().mean(dim=(1, 2, 3))
+    contrast = frames.var(dim=(1, 2)).mean(dim=1) + views.var(dim=(1, 2)).mean(dim=1)
+    error = (frames - views).square().mean(dim=(1, 2, 3)) / contrast.clamp(min=1e-4)
+    pairs = zip(frames.double().numpy(), views.double().numpy(), strict=True)
+    alike = [structural_similarity(*pair, full=True, **SSIM)[1].mean() for pair in pairs]  # to the very edge
+    return (error + 1 - torch.tensor(alike)).float() / 2
 
 
 def largest_change(clip: Tensor) -> float:

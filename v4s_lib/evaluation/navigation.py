@@ -18,6 +18,7 @@ from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
 from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
+from v4s_lib.evaluation.splatting import splat_sight, splat_true_geometry
 from v4s_lib.evaluation.statistics import make_row, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
@@ -88,7 +89,9 @@ def episode_clips(
         episode.target_c2w,
         preset.task.camera,
     )
-    return episode, clips, frames
+    clips["splat_true_geometry"] = splat_true_geometry(episode, frames, preset.task.camera)
+    by_sight = splat_sight(models.ours, episode, context, preset.task.camera)
+    return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames
 
 
 OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose context it is given as a control

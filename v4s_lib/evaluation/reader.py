@@ -6,6 +6,7 @@ blurred and noisy, as a model's are. It is no part of the model, and nothing of 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -20,20 +21,21 @@ from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 from tqdm.auto import tqdm
 
 from v4s_lib.data.boxes import CENTRE
-from v4s_lib.data.files import verify
-from v4s_lib.data.manifests import MANIFESTS, load_manifest, save_shipped
+from v4s_lib.data.manifests import MANIFESTS, save_shipped, shipped_folder
 from v4s_lib.data.rooms import RoomTask, render_many
 from v4s_lib.data.targets import middle
+from v4s_lib.model.weights import check_keys
 from v4s_lib.worlds.cameras import Camera, pose
 from v4s_lib.worlds.objects import COLORS, KINDS
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 
 CAMERA = Camera(32, 48)  # frames that it reads; others are resized to these
 NOTHING = len(COLORS) * len(KINDS)  # the class of a frame with no object in its middle
-ROOMS, LOOKS = 1000, 16  # rooms it is trained on, and cameras in each
-EPOCHS = 26
+ROOMS, LOOKS = 4000, 16  # rooms it is trained on, and cameras in each
+EPOCHS = 7
 NOTHING_WEIGHT = 0.2  # in the loss; nineteen cells in twenty show nothing
 CELL = 4  # pixels that a cell is wide and high
+COVERED = 0.15  # of a cell, at least, to be of an object; the smallest that counts lies in four cells, 3 pixels in each
 FIRST_ROOM = 500_000_000  # of the training split, out of reach of the models' own rooms
 FOLDER = MANIFESTS / "weights" / "reader"
 
@@ -56,6 +58,8 @@ class ObjectReader(ModelMixin, ConfigMixin):
             nn.GELU(),
             nn.Conv2d(4 * width, 4 * width, 3, padding=1),
             nn.GELU(),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+            nn.GELU(),
         )
         self.color = nn.Conv2d(4 * width, len(COLORS), 1)
         self.kind = nn.Conv2d(4 * width, len(KINDS), 1)
@@ -65,6 +69,13 @@ class ObjectReader(ModelMixin, ConfigMixin):
         seen = self.see(frames.permute(0, 3, 1, 2) * 2 - 1)
         pairs = self.color(seen)[:, :, None] + self.kind(seen)[:, None]
         return torch.cat([pairs.flatten(1, 2), self.nothing(seen)], dim=1)
+
+    def digest(self) -> str:
+        """sha256 over all parameters."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def score(self, frames: Tensor, labels: list[str]) -> Tensor:
@@ -80,7 +91,7 @@ class ObjectReader(ModelMixin, ConfigMixin):
             )
         size = (CAMERA.height, CAMERA.width)
         small = interpolate(frames.float().permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
-        probable = self(small).softmax(dim=1)
+        probable = self(small).softmax(dim=1) / 2 + self(small.flip(2)).softmax(dim=1).flip(3) / 2  # and in a mirror
         index = torch.tensor([label_class(label) for label in labels])
         return probable[torch.arange(len(index)), index][:, in_the_middle(*probable.shape[-2:])].amax(dim=1)
 
@@ -118,9 +129,9 @@ def look_around(scenes: Scenes, generator: torch.Generator, looks: int) -> tuple
 
 
 def cell_classes(instance: Tensor, scenes: Scenes) -> Tensor:
-    """The class (N, 8, 12) of the object that covers at least a third of each cell, or NOTHING; of ids (N, H, W)."""
+    """The class (N, 8, 12) of the object that covers most of each cell, or NOTHING; of ids (N, H, W)."""
     classes = torch.full((len(instance), instance.shape[1] // CELL, instance.shape[2] // CELL), NOTHING)
-    most = torch.full(classes.shape, 1 / 3)
+    most = torch.full(classes.shape, COVERED)
     for item in scenes.objects[0]:
         share = avg_pool2d((instance == item.instance).float()[:, None], CELL)[:, 0]
         classes[share >= most] = label_class(item.label)
@@ -143,7 +154,8 @@ def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progre
     parts = []
     for index in tqdm(range(rooms), disable=not progress, desc="rooms"):
         scenes = make_scenes([scene_seed("train", FIRST_ROOM + index)])
-        parts.append(look_around(scenes, generator, LOOKS))
+        frames, classes = look_around(scenes, generator, LOOKS)
+        parts.append(((255 * frames).round().byte(), classes.byte()))
     frames, classes = (torch.cat(part) for part in zip(*parts, strict=True))
     torch.manual_seed(seed)
     reader = ObjectReader()
@@ -155,7 +167,7 @@ def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progre
     bar = tqdm(range(steps), disable=not progress, desc="reader")
     for _ in bar:
         drawn = torch.randint(len(frames), (batch,), generator=generator)
-        shown, wanted = spoiled(frames[drawn], generator), classes[drawn]
+        shown, wanted = spoiled(frames[drawn].float() / 255, generator), classes[drawn].long()
         if torch.rand((), generator=generator) < 0.5:
             shown, wanted = shown.flip(2), wanted.flip(2)  # a mirrored room is a room
         loss = cross_entropy(reader(shown), wanted, weight)
@@ -169,11 +181,10 @@ def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progre
 
 def load_reader(folder: Path | None = None) -> ObjectReader:
     """The shipped reader, checked against its manifest, or the one in ``folder``."""
-    if folder is None:
-        folder = FOLDER
-        for file in load_manifest("weights_reader")["files"]:
-            verify(MANIFESTS / file["path"], file["size"], file["sha256"])
-    return ObjectReader.from_pretrained(folder, use_safetensors=True)
+    folder = shipped_folder("weights_reader", "weights/reader") if folder is None else folder
+    reader, info = ObjectReader.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    check_keys(folder, info["missing_keys"], info["unexpected_keys"])
+    return reader
 
 
 def main(arguments: list[str] | None = None) -> int:

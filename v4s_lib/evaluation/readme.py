@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from v4s_lib.evaluation.ledger import ledger_table, read_ledger
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import EXPERIMENTS, RESULTS, gains, has_results, load_models, load_results, tables
 from v4s_lib.training.presets import get_preset
@@ -22,6 +23,12 @@ def with_tables(text: str) -> str:
         body = "\n\n".join([*parts, measured, "\n".join(differences)])
         return f"{match['open']}\n{body}\n{match['close']}"
 
+    text = re.sub(
+        r"(<!-- ledger -->)\n.*?(<!-- end of ledger -->)",
+        lambda match: f"{match[1]}\n{ledger_table(read_ledger())}\n{match[2]}",
+        text,
+        flags=re.DOTALL,
+    )
     pattern = r"(?P<open><!-- table: (?P<name>\w+) -->)\n.*?(?P<close><!-- end of table -->)"
     return re.sub(pattern, draw, text, flags=re.DOTALL)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.evaluation.grounding import sample_grounding
+from v4s_lib.evaluation.ledger import ledger_table, read_ledger
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
@@ -71,6 +72,10 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
             print(f"{task}: drew the {name} episode, number {index}")
         (out / f"{task}.md").write_text("\n\n".join(tables(results).values()) + "\n")
         sections.append(section(results, chosen))
+    if not everything:  # the ledger reads what is stored
+        ledger = ledger_table(read_ledger())
+        (out / "ledger.md").write_text(f"{ledger}\n")
+        sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}")
     title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
     (out / "index.html").write_text(f"{title}<style>{STYLE}</style>{''.join(sections)}\n")
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
@@ -161,7 +166,7 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
 def html_table(markdown: str) -> str:
     """A Markdown table as HTML."""
     rows = [line.strip("|").split("|") for line in markdown.splitlines() if not line.startswith("|---")]
-    cells = ["".join(f"<{tag}>{escape(cell.strip())}</{tag}>" for cell in row) for tag, row in _tagged(rows)]
+    cells = ["".join(f"<{tag}>{escape(cell.strip(' *'))}</{tag}>" for cell in row) for tag, row in _tagged(rows)]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 

@@ -40,6 +40,14 @@ def check_parts(config) -> None:
     for part, name in ((config.ray_rotary, "ray_rotary"), (config.see_places, "see_places")):
         if part and after is None:
             raise ValueError(f"expected a localizer for {name}, got localize_after None: set it")
+    if config.see_places is not None:
+        needed = ((1, 1, 1), 12 * config.see_places**2)
+        got = (tuple(config.patch_size), config.in_channels)
+        if needed != got:
+            raise ValueError(
+                f"expected patch_size and in_channels {needed} for see_places {config.see_places}, got {got}: "
+                "it looks at the patches of the codec"
+            )
     if config.find_words is not None and (after is None or config.vocabulary is None):
         raise ValueError(
             "expected a localizer and a vocabulary for a finder, got "

@@ -17,6 +17,7 @@ from v4s_lib.model.sight import CELL
 
 WIDTHS = (16, 32, 64)  # of the convolutions
 KEY = 64  # numbers in a key
+PLACE_FEATURES = 4 * 3 * 7  # two offsets, a place and a direction, as they are and with sines of three octaves
 LOOKS = 4  # words that a query is put together from: a colour, a kind, a relation, one to spare
 
 
@@ -27,9 +28,10 @@ class Finder(nn.Module):
         dim: width of the transformer's tokens.
         text_dim: width of a word's embedding.
         patch: pixels that a latent's patch is wide and high.
+        places: whether it is also known how far away the cells' things are, and where the start frame stands.
     """
 
-    def __init__(self, dim: int, text_dim: int, patch: int) -> None:
+    def __init__(self, dim: int, text_dim: int, patch: int, places: bool = False) -> None:
         super().__init__()
         self.patch = patch
         first, second, third = WIDTHS
@@ -48,6 +50,7 @@ class Finder(nn.Module):
         self.attend = nn.Linear(text_dim, LOOKS)
         self.query = nn.Sequential(nn.Linear(LOOKS * text_dim, 4 * KEY), nn.GELU(), nn.Linear(4 * KEY, KEY))
         self.tell = zero_linear(POSE_FEATURES["ray_map"], dim)
+        self.tell_place = zero_linear(PLACE_FEATURES, dim) if places else None
 
     def keys(self, latents: Tensor) -> Tensor:
         """Keys (B, N, KEY) of the cells in the last frame of each context latent; latents are (B, C, T, h, w)."""
@@ -66,6 +69,20 @@ class Finder(nn.Module):
         query = self.query(looked_at.flatten(1)) * (2 / KEY**0.5)
         keys = torch.cat([self.nothing.expand(len(keys), 1, -1).type_as(keys), keys], dim=1)
         return (keys @ query.type_as(keys)[..., None])[..., 0].float()
+
+    def place(self, logits: Tensor, points: Tensor, start: Tensor) -> Tensor:
+        """What is told besides (B, 1, D): where the thing is, for points (B, N, 3), seen from starts (B, 4, 4).
+
+        In the start frame's axes and in the room's: the way to turn, and the way to look in the end.
+        """
+        share = logits.softmax(dim=1)[:, None, 1:]
+        here = start[:, None, :3, 3]
+        with torch.autocast(start.device.type, enabled=False):  # metres need more than the 8 bits of bf16
+            away = share.float() @ (points - here)
+            seen = away @ start[:, :3, :3]  # from the start frame
+        value = torch.cat([away, seen, here, start[:, None, :3, 2]], dim=-1)
+        waves = [value * (torch.pi * octave) for octave in (0.25, 0.5, 1)]
+        return self.tell_place(torch.cat([value, *(w.sin() for w in waves), *(w.cos() for w in waves)], dim=-1))
 
     def change(self, logits: Tensor, rays: Tensor) -> Tensor:
         """What the targets' tokens are told (B, 1, D): the rays (B, N, F) of the cells that show what is named."""

@@ -180,6 +180,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
         num_context_latents: int = 16,
         num_inference_steps: int = 10,
         guidance_scale: float = 1.0,
+        guide_context: bool = True,
         generator: torch.Generator | None = None,
         callback=None,
     ) -> Video4SpatialOutput:
@@ -197,7 +198,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
             num_context_latents: how many latents (4 frames each) of the video are used; 0 for a model that was trained
                 without context tokens.
             num_inference_steps: Euler steps.
-            guidance_scale: joint guidance over context, path and instruction together; 1 is none.
+            guidance_scale: of the guidance; 1 is none.
+            guide_context: joint guidance over context, path and instruction together; False leaves out the context.
             generator: CPU generator; the same seed gives the same video.
             callback: called with (step, clean frames so far) after each step.
         """
@@ -239,7 +241,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
         conditional |= {"camera_path": path, "words": words}
         unconditional = None
         if guidance_scale != 1:
-            unconditional = self._branch(noise, context_index, True)
+            kept = {name: value for name, value in conditional.items() if name.startswith("context")}
+            unconditional = self._branch(noise, context_index, True) if guide_context else kept
             unconditional["words"] = None if words is None else torch.full_like(words, PADDING)
         if path is None and self.transformer.localizer is not None:
             conditional["camera_path"] = self.plan(latents, target_index, conditional)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from v4s_lib.model.alignment import align, pair_up
+from v4s_lib.model.alignment import align, pair_up, points
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import inverse
 
@@ -26,6 +26,13 @@ class PlacedFrames:
 
         return PlacedFrames(self.seen.each(change), change(self.c2w), change(self.blind))
 
+    def points(self, sight: Sight, batch: int) -> Tensor:
+        """The points (batch, P * N, 3) that their cells show, in the context's axes."""
+        own = points(sight, self.seen).place
+        with torch.autocast(own.device.type, enabled=False):
+            placed = own @ self.c2w[..., :3, :3].transpose(-1, -2) + self.c2w[..., None, :3, 3]
+        return placed.flatten(1, 2).repeat_interleave(batch // len(placed), dim=0)
+
 
 @dataclass
 class Compared:
@@ -39,7 +46,7 @@ class Compared:
 
 @torch.no_grad()
 def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -> tuple[Tensor, PlacedFrames]:
-    """Where context frames stand, in the axes of the last one.
+    """Where context frames stand, in the axes of the last one, which stands at the identity.
 
     Args:
         sight: sees the last frame of each latent. The other three move with it.
@@ -51,21 +58,21 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
         c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
     """
     count, seen = guess.shape[1], sight(latents)
-    placed = guess
-    if count > 1:
-        others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
-        with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
-            aligned = align(guess[:, :, -1], pair_up(sight, seen, seen, others), slice(0, count - 1))
+    with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
+        placed = inverse(guess[:, -1:, -1:]) @ guess
+        if count > 1:
+            others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
+            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others), slice(0, count - 1))
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
-        placed = torch.where(blind[:, None, None, None, None], guess, placed)
+    placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, placed[:, :, -1], blind)
 
 
 @torch.no_grad()
 def place_start(sight: Sight, latents: Tensor, frames: PlacedFrames, guess: Tensor) -> Tensor:
-    """Poses of targets (B*M, T, 4, 4, 4), with the start frame's placed among the context's ``frames``.
+    """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``.
 
-    ``latents`` (B*M, C, T, h, w) are the targets', the start's first; ``guess`` are their poses in the same axes.
+    ``latents`` (B*M, C, T, h, w) are the targets', the start's first; ``guess`` (B*M, 1, 4, 4, 4) is a first estimate.
     """
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
@@ -74,9 +81,8 @@ def place_start(sight: Sight, latents: Tensor, frames: PlacedFrames, guess: Tens
         pairs = pair_up(sight, seen, frames.seen, torch.ones(1, count, dtype=torch.bool, device=guess.device))
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
-        start = align(poses, pairs, slice(count, None))[:, -1, None, None].expand_as(guess[:, :1])
-    start = torch.where(frames.blind[:, None, None, None, None], guess[:, :1], start)
-    return torch.cat([start, guess[:, 1:]], dim=1)
+        start = align(poses, pairs, slice(count, None))[:, -1, None, None].expand_as(guess)
+    return torch.where(frames.blind[:, None, None, None, None], guess, start)
 
 
 def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Compared:
@@ -85,9 +91,7 @@ def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Co
     keys = context.keys.flatten(1, 2)
     others = ~torch.eye(context.keys.shape[1], dtype=torch.bool, device=keys.device)
     repeated = keys.repeat_interleave(len(target_latents) // len(keys), dim=0)
-    return Compared(
-        context,
-        start,
-        sight.logits(keys, keys, others),
-        sight.logits(start.keys.flatten(1, 2), repeated, torch.ones_like(others[:1])),
-    )
+    with torch.autocast(keys.device.type, enabled=False):  # as in ``pair_up``
+        among = sight.logits(keys, keys, others)
+        from_start = sight.logits(start.keys.flatten(1, 2), repeated, torch.ones_like(others[:1]))
+    return Compared(context, start, among, from_start)

@@ -17,11 +17,12 @@ from v4s_lib.model.checks import check_conditions, check_option, check_parts
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
-from v4s_lib.model.places import compare, place_context, place_start
+from v4s_lib.model.places import compare, place_context
 from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
 from v4s_lib.model.sight import Sight
 from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin
+from v4s_lib.model.way import WayMixin
 from v4s_lib.model.weights import check_keys
 
 # What a stock Wan checkpoint does not have.
@@ -37,7 +38,7 @@ NEW_KEYS = (
 )
 
 
-class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
+class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
     """Denoises target latents given context latents, a start latent, and a text or a camera path.
 
     Args:
@@ -130,7 +131,7 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
         self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov)
-        self.finder = None if find_words is None else Finder(dim, text_dim, find_words)
+        self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None)
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
@@ -250,20 +251,13 @@ class ContextVideoTransformer(TokenMixin, ModelMixin, ConfigMixin):
         first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
-                if context_cache is not None and context_cache.cells is not None and text is not None:
-                    keys, looks = repeat_cached(context_cache.cells, len(states))
-                    findings.found = self.finder(encoder_hidden_states, keys)
-                    states = states + self.finder.change(findings.found, looks).type_as(states)
-                findings.target_numbers = self.localizer(states, grid[0])
+                states = self._find_way(states, target_latents, encoder_hidden_states, context_cache, findings)
                 if only_findings:
-                    findings.compared = self.sight and compare(self.sight, context_latents, target_latents)
+                    if self.sight is not None:
+                        findings.compared = compare(self.sight, context_latents, target_latents)
                     return findings
-                placed = pose_matrix(findings.target_numbers.detach())
-                if context_cache is not None and context_cache.frames is not None:
-                    placed = place_start(self.sight, target_latents, context_cache.frames, placed)
-                placed = findings.target_poses = self.localizer.told_target(placed)
                 states = self.localizer.draw_from(first, states)
-                path = place_path(camera_path, camera_mask, placed, context_cache is not None)
+                path = place_path(camera_path, camera_mask, findings.target_poses, context_cache is not None)
                 if self.pose_adapter is not None:  # from here on the path stands in the context's axes
                     pose, known = self._pose(path, grid), None
                 if self.config.ray_rotary:

@@ -26,6 +26,7 @@ from v4s_lib.training.loss import Sample, flow_matching_loss, localization_loss
 from v4s_lib.training.places import places_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
+from v4s_lib.training.weights import initial_model
 
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
@@ -53,9 +54,13 @@ def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimi
 
 
 def learning_rate(step: int, preset: Preset) -> float:
-    """Factor of both learning rates: linear warm-up, constant, linear cool-down. By step, never by clock."""
-    left = (preset.steps - step) / max(1, preset.cooldown * preset.steps)
-    return min(1.0, (step + 1) / max(1, preset.warmup), left)
+    """Factor of both learning rates: linear warm-up, constant, linear cool-down. By step, never by clock.
+
+    The steps that teach to locate and those that teach to draw each have their own.
+    """
+    first, last = (0, preset.locate_steps) if step < preset.locate_steps else (preset.locate_steps, preset.steps)
+    left = (last - step) / max(1, preset.cooldown * (last - first))
+    return min(1.0, (step - first + 1) / max(1, preset.warmup), left)
 
 
 def train(
@@ -119,7 +124,7 @@ class _Run:
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
         torch.manual_seed(seed)
-        model = ContextVideoTransformer(**preset.model) if init is None else _initial_model(preset, Path(init))
+        model = ContextVideoTransformer(**preset.model) if init is None else initial_model(preset, Path(init))
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
         optimizers = make_optimizers(model, preset)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -262,26 +267,6 @@ class _Run:
                 write_folder(place, lambda folder: model.save_pretrained(folder, safe_serialization=True))
         self.accelerator.wait_for_everyone()
         return place
-
-
-def _initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
-    """Trained weights to start from; they must be of the preset's model."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
-    donor = ContextVideoTransformer.from_pretrained(folder)
-    wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
-    donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words", "see_places")}
-    grown = [name for name, value in donated.items() if not value]  # a model can learn to read, or to see, later
-    same = {name: value for name, value in wanted.items() if name not in grown}
-    differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
-    if differing:
-        raise ValueError(
-            f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
-            "start from another model or change the preset"
-        )
-    model = ContextVideoTransformer(**preset.model)
-    model.load_state_dict(donor.state_dict(), strict=not grown)
-    return model
 
 
 def can_compile(accelerator: Accelerator) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
@@ -62,7 +63,7 @@ def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: T
 
     It acts from outside, in training: the model itself has no argument for context poses.
     """
-    localizer = getattr(getattr(model, "module", model), "localizer", None)  # .module: the model inside DDP
+    localizer = extract_model_from_parallel(model).localizer
     if localizer is None:
         yield
         return
@@ -123,11 +124,17 @@ def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
 
 
 def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:
-    """The fields of a sample that belong to its contexts, with the next one's ``elsewhere`` (S,)."""
+    """The fields of a sample that belong to its contexts, with the next one's ``elsewhere`` (S,).
+
+    Its clock is set to that of the context it stands for, so that nothing but what it shows tells that it is another.
+    """
+    starts = sample.target_time_index.unflatten(0, (len(elsewhere), -1))[:, 0, :1]
+    sample = replace(sample, context_time_index=sample.context_time_index - starts)
     fields = {}
     for name in ("context_latents", "context_time_index", "context_poses", "context_depth"):
         value = getattr(sample, name)
         fields[name] = torch.where(elsewhere.view(-1, *[1] * (value.ndim - 1)), value.roll(-1, dims=0), value)
+    fields["context_time_index"] = fields["context_time_index"] + starts
     return fields
 
 
@@ -142,7 +149,7 @@ def flow_matching_loss(
     target, context = sample.target_latents, sample.context_latents
     count, device = len(target), target.device
 
-    reads = getattr(getattr(model, "module", model), "word_embedding", None) is not None
+    reads = extract_model_from_parallel(model).word_embedding is not None
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator).to(device)
@@ -154,6 +161,7 @@ def flow_matching_loss(
     noise = normal(target.shape)
     no_context = uniform(len(context)) < config.drop_context
     elsewhere = (uniform(len(context)) < config.other_context) & ~no_context & (len(context) > 1)
+    elsewhere &= config.use_context
     sample = replace(sample, **other_contexts(sample, elsewhere))
     context = sample.context_latents
     context = torch.where(no_context[:, None, None, None, None], normal(context.shape), context)

@@ -22,11 +22,10 @@ def places_loss(compared: Compared, context: tuple[Tensor, Tensor], start: tuple
     """
     camera = Camera(*context[0].shape[-2:], fov)
     repeated = tuple(part.repeat_interleave(len(start[0]) // len(part), dim=0) for part in context)
-    among = shared_places(*context, *context, camera) & ~own_frame(context[0])
-    matches = [
-        matching_loss(compared.context_logits, among),
-        matching_loss(compared.start_logits, shared_places(*start, *repeated, camera)),
-    ]
+    with torch.autocast(context[0].device.type, enabled=False):  # a bf16 step at 3 m is a third of a pixel
+        among = shared_places(*context, *context, camera) & ~own_frame(context[0])
+        from_start = shared_places(*start, *repeated, camera)
+    matches = [matching_loss(compared.context_logits, among), matching_loss(compared.start_logits, from_start)]
     depths = [depth_loss(compared.context, context[0]), depth_loss(compared.start, start[0])]
     return torch.cat(matches).mean() + DEPTH_WEIGHT * torch.cat(depths).mean()
 

@@ -21,7 +21,7 @@ class Preset:
     first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
-    locate_steps: int  # first of the steps, that teach a localizer alone: where before what
+    locate_steps: int  # first of the steps, that teach localizer and sight alone: where before what
     true_poses_until: float  # share of the other steps over which true poses in place of predicted ones fade out
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
@@ -82,11 +82,11 @@ SMALL = Preset(
     first_reach=0.1,
     first_spread=5.0,
     ramp_steps=1200,
-    locate_steps=400,
+    locate_steps=600,
     true_poses_until=0.5,
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=2200,
+    steps=2400,
 )
 
 SMOKE = Preset(

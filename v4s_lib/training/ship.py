@@ -20,6 +20,7 @@ from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.presets import get_preset
 
+SHARD = "15MB"  # of a weights file, at most: small enough to be handed on by any channel
 VARIANTS = ("ours", "first_frame_only")
 
 
@@ -35,7 +36,7 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
     load_average(model, place)
     folder = MANIFESTS / "weights" / preset.name / variant
     shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    model.to(torch.float16).save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
     shutil.copy(run / "log.jsonl", folder / "log.jsonl")
     facts = stages[-1]
     if earlier:

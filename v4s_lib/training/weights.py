@@ -1,12 +1,12 @@
-"""From a preset's name to a pipeline that samples, with verified weights."""
+"""From a preset's name to a pipeline that samples, with verified weights; and weights to train on from."""
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from v4s_lib.data.files import verify
-from v4s_lib.data.manifests import MANIFESTS, load_manifest
+from v4s_lib.data.manifests import shipped_folder
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -34,12 +34,27 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
             torch.manual_seed(0)
             return make_pipeline(ContextVideoTransformer(**preset.model), preset)
     if weights is None:
-        manifest = load_manifest(f"weights_{preset.name}")
-        weights = MANIFESTS / "weights" / preset.name / variant
-        for file in manifest["files"]:
-            path = MANIFESTS / file["path"]
-            if path.is_relative_to(weights):
-                verify(path, file["size"], file["sha256"])
+        weights = shipped_folder(f"weights_{preset.name}", f"weights/{preset.name}/{variant}")
     if not (Path(weights) / "config.json").is_file():
         raise FileNotFoundError(f"expected a trained transformer in {weights}, got no config.json: train one first")
     return make_pipeline(ContextVideoTransformer.from_pretrained(weights), preset)
+
+
+def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
+    """Trained weights to start from; they must be of the preset's model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
+    donor = ContextVideoTransformer.from_pretrained(folder)
+    wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
+    donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words")}
+    grown = [name for name, value in donated.items() if not value]  # a model can learn to read later
+    same = {name: value for name, value in wanted.items() if name not in grown}
+    differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
+    if differing:
+        raise ValueError(
+            f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
+            "start from another model or change the preset"
+        )
+    model = ContextVideoTransformer(**preset.model)
+    model.load_state_dict(donor.state_dict(), strict=not grown)
+    return model

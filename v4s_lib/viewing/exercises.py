@@ -112,3 +112,17 @@ def check_overlap(function: Callable[[Tensor, Tensor], float]) -> None:
     boxes = [torch.tensor(box) for box in ([2, 5, 2, 5], [4, 7, 2, 5], [6, 9, 6, 9])]
     wrong = [b.tolist() for b in boxes if abs(float(function(boxes[0], b)) - box_overlap(boxes[0], b)) > 1e-6]
     _say(not wrong, f"rows and columns 2 to 5 against {wrong[:1]}: the last row and column belong to a box")
+
+
+def check_verdict(function: Callable[[int, int], str]) -> None:
+    """10: the word for how many checks of a claim hold."""
+    known = {(3, 3): "reproduced", (1, 3): "reproduced in part", (0, 3): "not reproduced", (1, 1): "reproduced"}
+    wrong = [f"{held} of {count} is {word!r}" for (held, count), word in known.items() if function(held, count) != word]
+    _say(not wrong, "; ".join(wrong))
+
+
+def check_bar(function: Callable[[float, float, float, float], bool]) -> None:
+    """10: whether a whole interval is at or above a bar."""
+    known = {(2.0, 3.0, 4.0, 1.9): True, (2.0, 3.0, 4.0, 2.5): False, (2.0, 3.0, 4.0, 3.5): False}
+    wrong = [f"{arguments}" for arguments, answer in known.items() if bool(function(*arguments)) != answer]
+    _say(not wrong, f"low, mean, high and bar {', '.join(wrong)}: the lower end decides")

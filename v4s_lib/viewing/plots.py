@@ -15,6 +15,7 @@ from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 from torch import Tensor
 
+from v4s_lib.evaluation.ledger import Entry
 from v4s_lib.viewing.sheets import BORDERS, picture
 from v4s_lib.worlds.objects import COLORS
 from v4s_lib.worlds.scenes import Scenes
@@ -150,4 +151,20 @@ def best_of_curve(rows: list[dict], paper: dict[int, float]) -> IPython.display.
     axes.plot(list(found), mean, ".-", color=BLUE, label="ours")
     axes.plot(list(paper), list(paper.values()), "x", color="black", label="the paper, its own scale")
     axes.legend(frameon=False)
+    return show(figure)
+
+
+def margins(entries: list[Entry]) -> IPython.display.Image:
+    """How far each check is from its bar, in units of the bar, with its interval: right of the line it holds."""
+    rows = [(f"{entry.claim['id']}: {check.what} {check.bar}", check) for entry in entries for check in entry.checked]
+    figure = Figure(figsize=(9, 0.8 + 0.28 * len(rows)), layout="tight")
+    axes = figure.add_subplot(xlabel="distance from the bar, in units of the bar", xlim=(-2, 2))
+    for row, (_, check) in enumerate(rows):
+        low, high = (check.margin(end) for end in check.interval or (check.value, check.value))
+        color = BLUE if check.holds else ORANGE
+        axes.plot([low, high], [row, row], color=color, linewidth=2)
+        axes.plot([max(-1.95, min(1.95, check.margin(check.value)))], [row], "o", color=color)
+    axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.invert_yaxis()
     return show(figure)

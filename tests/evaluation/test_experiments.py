@@ -1,0 +1,69 @@
+"""Arms of an experiment: scored once, resumed, compared room by room."""
+
+import json
+
+import numpy as np
+import pytest
+
+from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.evaluation import experiments
+from v4s_lib.evaluation.experiments import EXPERIMENTS, Arm, compare_arms, file_name, run_arm, score_arm
+from v4s_lib.training.presets import SMOKE
+from v4s_lib.training.weights import load_pipeline
+
+
+def stored(name: str, values: list[float]) -> dict:
+    row = {"metric": "psnr_recall", "mean": float(np.mean(values)), "low": min(values), "high": max(values), "n": 4}
+    return {"arm": {"name": name}, "rows": [row], "per_episode": {"psnr_recall": values}}
+
+
+def test_arms_are_compared_room_by_room():
+    """Rooms differ by 10 dB, arms by exactly 1: the difference knows no interval."""
+    rooms = [10.0, 20.0, 15.0, 12.0]
+    lines = compare_arms([stored("first", rooms), stored("second", [value + 1 for value in rooms])]).splitlines()
+    assert lines[2].endswith("| – | 4 |") and "| +1.00 [+1.00, +1.00] | 4 |" in lines[3]
+
+
+def test_a_run_that_stopped_goes_on(tmp_path):
+    arm = Arm("none")
+    first = run_arm("guidance", arm, SMOKE, "validation", 1, store=tmp_path, progress=False)
+    (file,) = tmp_path.iterdir()
+    line = json.loads(file.read_text())
+    line["methods"]["ours"]["psnr"] = 5.0
+    file.write_text(json.dumps(line) + "\n")
+    both = run_arm("guidance", arm, SMOKE, "validation", 2, store=tmp_path, progress=False)
+    assert both["per_episode"]["psnr"][0] == 5.0 and len(both["per_episode"]["psnr"]) == 2
+    assert first["weights_sha256"] == both["weights_sha256"] and first["arm"]["guidance_scale"] == 1
+
+
+def test_an_arm_is_what_it_says():
+    """The context is as long as asked for, guidance as strong."""
+    pipeline = load_pipeline(SMOKE)
+    calls = []
+    pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
+    arm = Arm("long", guidance_scale=2.0, guide_context=False, context_latents=9, scan_latents=12)
+    score_arm(pipeline, SMOKE, arm, "validation", 0, 0)
+    assert len(calls) == 2 * SMOKE.inference_steps
+    assert calls[0]["context_cache"] is calls[1]["context_cache"]
+    assert calls[0]["context_cache"].frames.c2w.shape[1] == 9
+    assert len(navigation_episode("validation", 0, SMOKE.task, 12).scan.rgb) == 45
+
+
+def test_arms_have_names_of_their_own():
+    for name, arms in EXPERIMENTS.items():
+        files = [file_name(name, arm) for arm in arms]
+        assert len(set(files)) == len(files) > 1
+    assert file_name("guidance", Arm("joint 1.5")) == "guidance_joint_1p5"
+
+
+def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
+    arms = [Arm("one", context_latents=2), Arm("two", context_latents=4)]
+    monkeypatch.setitem(experiments.EXPERIMENTS, "context", arms)
+    asked = ["context", "--preset", "smoke", "--episodes", "2", "--split", "validation"]
+    assert experiments.main([*asked, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["context_one.json", "context_two.json"]
+    assert "| two |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        experiments.main(["speed"])
+    rows = json.loads((tmp_path / "out" / "context_one.json").read_text())["rows"]
+    assert all(np.isfinite(row["mean"]) for row in rows)

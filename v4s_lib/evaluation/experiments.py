@@ -1,0 +1,159 @@
+"""``python -m v4s_lib.evaluation.experiments guidance``: arms of an experiment, on the same test rooms.
+
+An arm is a way to sample the shipped weights. Its episodes are scored one at a time and kept: a stopped run goes on.
+Its figures go to ``data_manifests/results/experiments``, one JSON an arm, and are compared in pairs, room by
+room. Pixels are the same in all arms of an experiment: recalled from the context or, where that differs from arm to
+arm, from the whole scan.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.provenance import current_commit
+from v4s_lib.data.windows import grouped_frames
+from v4s_lib.evaluation.navigation import score_all
+from v4s_lib.evaluation.picture import picture_measures
+from v4s_lib.evaluation.results import RESULTS, load_models, save_results, weights_digest
+from v4s_lib.evaluation.statistics import make_row, paired_difference
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.training.presets import Preset, get_preset
+
+FOLDER = RESULTS / "experiments"
+METRICS = {"psnr_recall": "dB", "psnr": "dB"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to sample; the first arm of an experiment is what the others are compared with."""
+
+    name: str
+    guidance_scale: float = 1.0
+    guide_context: bool = True  # whether the branch that guidance leads away from has lost the context, too
+    context_latents: int | None = None  # of the scan that are used; None is the preset's
+    scan_latents: int | None = None  # of the scan; None is the preset's
+
+
+EXPERIMENTS = {
+    "guidance": [
+        Arm("none"),
+        *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
+        *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
+    ],
+    "context": [
+        Arm("16 latents", context_latents=16, scan_latents=100),
+        *(Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (1, 2, 4, 8, 12, 32, 84, 100)),
+    ],
+}
+
+
+def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
+    """The picture measures of one sample of one episode."""
+    episode = navigation_episode(split, index, preset.task, arm.scan_latents)
+    output = pipeline(
+        episode.scan.rgb,
+        episode.target.rgb[:1],
+        episode.target_c2w[None],
+        num_context_latents=arm.context_latents or preset.task.context_latents,
+        num_inference_steps=preset.inference_steps,
+        guidance_scale=arm.guidance_scale,
+        guide_context=arm.guide_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    frames = grouped_frames(output.context_index).flatten().unique()
+    if arm.scan_latents is not None:
+        frames = torch.arange(len(episode.scan.rgb))
+    known = episode.known(frames, preset.task.camera)
+    return {"ours": picture_measures(output.frames[0], episode.target.rgb, known)}
+
+
+def run_arm(
+    experiment: str,
+    arm: Arm,
+    preset: Preset,
+    split: str = "test",
+    episodes: int = 128,
+    seed: int = 0,
+    store: Path = Path("runs/experiments"),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score an arm; what ``store`` holds of it already is not computed again."""
+    models = load_models(preset)
+    digest = weights_digest(models)
+    asked = hashlib.sha256(json.dumps(asdict(arm)).encode()).hexdigest()[:8]
+    lines = score_all(
+        lambda index: score_arm(models.ours, preset, arm, split, index, seed),
+        episodes,
+        store / f"{file_name(experiment, arm)}-{asked}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+        progress,
+    )
+    values = {metric: [line["methods"]["ours"][metric] for line in lines] for metric in METRICS}
+    scenes = np.arange(episodes)
+    return {
+        "experiment": experiment,
+        "arm": asdict(arm),
+        "preset": preset.name,
+        "split": split,
+        "weights_sha256": digest,
+        "commit": current_commit(),
+        "seed": seed,
+        "episodes": episodes,
+        "rows": [make_row(arm.name, m, METRICS[m], np.array(v, float), scenes).to_json() for m, v in values.items()],
+        "per_episode": values,
+    }
+
+
+def file_name(experiment: str, arm: Arm) -> str:
+    """An arm's name in file names."""
+    return f"{experiment}_{arm.name.replace(' ', '_').replace('.', 'p')}"
+
+
+def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> str:
+    """Every arm's mean, and its paired difference from the first arm, as a table in Markdown."""
+    lines = [f"| arm | {metric} ({METRICS[metric]}) | minus {results[0]['arm']['name']} | n |", "|---|---|---|---|"]
+    first = np.array(results[0]["per_episode"][metric], float)
+    for result in results:
+        row = next(row for row in result["rows"] if row["metric"] == metric)
+        own = np.array(result["per_episode"][metric], float)
+        difference = paired_difference(own, first, np.arange(len(own)))
+        gain = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        interval = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        lines.append(f"| {result['arm']['name']} | {interval} | {'–' if own is first else gain} | {row['n']} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.experiments", description=__doc__)
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--split", default="test", choices=["validation", "test"])
+    parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--store", type=Path, default=Path("runs/experiments"), help="scored episodes, to go on from")
+    args = parser.parse_args(arguments)
+    results = []
+    try:
+        preset = get_preset(args.preset)
+        for arm in EXPERIMENTS[args.experiment]:
+            results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
+            save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
+    except KeyboardInterrupt:
+        print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(compare_arms(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
