@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, TimeIndexRotaryEmbed, repeat_cached, zero_linear
@@ -137,7 +138,9 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
         """As diffusers', but from safetensors only and strict: ``ValueError`` names missing and unexpected keys."""
         kwargs |= {"use_safetensors": True, "output_loading_info": True}
+        logging.disable_progress_bar()  # a bar for two files says nothing
         model, info = super().from_pretrained(folder, **kwargs)
+        logging.enable_progress_bar()
         check_keys(folder, info["missing_keys"], info["unexpected_keys"])
         return model
 
