@@ -18,11 +18,15 @@ def pipeline():
 
 
 def test_a_head_that_knows_the_start_has_no_error_there(pipeline):
-    """A constant head that says where the start frame stands is right about it and wrong about the context."""
+    """A constant head that says where the start frame stands is right about it and wrong about the context.
+
+    Sight is told that nothing is alike, so that it corrects nothing.
+    """
     episode = navigation_episode("validation", 0, SMOKE.task)
     found = predict(pipeline, episode, None, SMOKE)
     head = pipeline.transformer.localizer.pose
     with torch.no_grad():
+        pipeline.transformer.sight.nothing.fill_(50.0)
         head.weight.zero_()
         head.bias.copy_(pose_numbers(found["to_axes"] @ episode.target_c2w[0]).flatten().repeat(4))
     measures = diagnose_navigation(pipeline, SMOKE, 0)

@@ -201,7 +201,11 @@ def test_world_axes_of_the_path_change_nothing(make, inputs, make_path):
 def test_neither_signature_has_room_for_context_poses_or_depth():
     """Claim C13."""
     arguments = set(inspect.signature(Video4SpatialPipeline.__call__).parameters)
-    assert {name for name in arguments if "context" in name} == {"context_video", "num_context_latents"}
+    assert {name for name in arguments if "context" in name} == {
+        "context_video",
+        "num_context_latents",
+        "guide_context",
+    }
     assert {name for name in arguments if "camera" in name} == {"camera_path"}
     assert not [name for name in arguments if re.search("pose|c2w|depth|point|intrinsic", name)]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from v4s_lib.model.alignment import Pairs, Points, align, pair_up
+from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.places import place_context
@@ -131,10 +131,10 @@ def test_a_cell_is_paired_with_the_cell_of_its_key(sight):
     depth = randn(1, 3, cells, seed=1) / 5
     seen = Seen(keys, depth, torch.zeros(1, 3, cells))
     pairs = pair_up(sight, seen.each(lambda x: x[:, :1]), seen, torch.tensor([[False, True, True]]))
-    best = pairs.weight.view(cells, 3).argmax(dim=1)
-    assert (pairs.of_other.view(cells, 3).gather(1, best[:, None]) == 2).all()
+    best = pairs.weight.view(cells, NEIGHBOURS).argmax(dim=1)
+    assert (pairs.of_other.view(cells, NEIGHBOURS).gather(1, best[:, None]) == 2).all()
     assert (pairs.of_one == 0).all()
-    place = pairs.other.place.view(cells, 3, 3)[torch.arange(cells), best]
+    place = pairs.other.place.view(cells, NEIGHBOURS, 3)[torch.arange(cells), best]
     expected = (depth[0, 2].exp()[:, None] * sight.rays()).roll(-1, dims=0)
     torch.testing.assert_close(place, expected, atol=1e-4, rtol=0)
 

@@ -120,13 +120,13 @@ def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> 
     """Every arm's mean, and its paired difference from the first arm, as a table in Markdown."""
     lines = [f"| arm | {metric} ({METRICS[metric]}) | minus {results[0]['arm']['name']} | n |", "|---|---|---|---|"]
     first = np.array(results[0]["per_episode"][metric], float)
-    for result in results:
+    for number, result in enumerate(results):
         row = next(row for row in result["rows"] if row["metric"] == metric)
         own = np.array(result["per_episode"][metric], float)
         difference = paired_difference(own, first, np.arange(len(own)))
         gain = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
         interval = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        lines.append(f"| {result['arm']['name']} | {interval} | {'–' if own is first else gain} | {row['n']} |")
+        lines.append(f"| {result['arm']['name']} | {interval} | {gain if number else '–'} | {row['n']} |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from v4s_lib.model.localizer import pose_numbers
@@ -57,13 +56,18 @@ class Sample:
             return start[:, None, None] @ self.camera_path
 
 
+def _part(model, name: str):
+    """A part of the model, also of one inside DDP; None for a model, or a function, without."""
+    return getattr(getattr(model, "module", model), name, None)
+
+
 @contextlib.contextmanager
 def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: Tensor) -> Iterator[None]:
     """Where ``known`` (S,), the blocks after the localizer are told true poses in place of its own.
 
     It acts from outside, in training: the model itself has no argument for context poses.
     """
-    localizer = extract_model_from_parallel(model).localizer
+    localizer = _part(model, "localizer")
     if localizer is None:
         yield
         return
@@ -149,7 +153,7 @@ def flow_matching_loss(
     target, context = sample.target_latents, sample.context_latents
     count, device = len(target), target.device
 
-    reads = extract_model_from_parallel(model).word_embedding is not None
+    reads = _part(model, "word_embedding") is not None
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator).to(device)
