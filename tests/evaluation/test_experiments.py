@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.evaluation import experiments
@@ -67,3 +68,31 @@ def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
         experiments.main(["speed"])
     rows = json.loads((tmp_path / "out" / "context_one.json").read_text())["rows"]
     assert all(np.isfinite(row["mean"]) for row in rows)
+
+
+def test_arms_with_and_without_context_are_scored_over_the_same_pixels(monkeypatch):
+    pipeline, masks = load_pipeline(SMOKE), []
+    measure = experiments.picture_measures
+
+    def watched(video, truth, known):
+        masks.append((known.recalled, video))
+        return measure(video, truth, known)
+
+    monkeypatch.setattr(experiments, "picture_measures", watched)
+    for arm in EXPERIMENTS["handheld"]:
+        assert np.isfinite(score_arm(pipeline, SMOKE, arm, "validation", 0, 0)["ours"]["psnr"])
+    (first, *others) = masks
+    assert all(torch.equal(mask, first[0]) and not torch.equal(video, first[1]) for mask, video in others)
+
+
+def test_retention_is_the_share_of_the_gain_that_is_left():
+    """Gains of 4 dB and of 3 dB in every room: three quarters, and no interval."""
+    rooms, shared = np.array([20.0, 18.0, 22.0]), {"split": "test", "weights_sha256": "", "commit": "", "seed": 0}
+    values = (rooms, rooms - 4, rooms - 2, rooms - 5)
+    results = [
+        {**stored(name, list(value)), **shared, "preset": "small", "episodes": 3}
+        for name, value in zip("abcd", values, strict=True)
+    ]
+    (row,) = experiments.retention(results)["rows"]
+    assert (row["method"], row["metric"], row["n"]) == ("c", "retention", 3)
+    assert row["mean"] == row["low"] == row["high"] == pytest.approx(0.75)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.statistics import bootstrap, make_row, paired_difference
+from v4s_lib.evaluation.statistics import bootstrap, make_row, paired_difference, paired_ratio
 
 SCENES = np.repeat(np.arange(40), 3)
 
@@ -93,3 +93,14 @@ def test_bad_input_is_refused():
         bootstrap([1.0, math.inf], [0, 1])
     with pytest.raises(ValueError, match="same episodes"):
         paired_difference(np.ones(3), np.ones(2), np.arange(3))
+
+
+def test_a_ratio_is_one_of_means_and_its_interval_is_over_scenes():
+    """Means 3 and 2, whatever the order; an episode without a value in one of them counts in neither."""
+    first, second = np.array([2.0, 4.0, np.nan, 3.0]), np.array([1.0, 3.0, 9.0, 2.0])
+    ratio = paired_ratio(first, second, np.arange(4))
+    assert ratio.mean == pytest.approx(1.5) and ratio.n == 3
+    assert 4 / 3 <= ratio.low < 1.5 < ratio.high <= 2
+    assert math.isnan(paired_ratio(first[:1], second[:1], np.arange(1)).mean)
+    with pytest.raises(ValueError, match="expected the same episodes"):
+        paired_ratio(first, second[:2], np.arange(4))

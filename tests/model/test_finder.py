@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.finder import KEY, Finder
+from v4s_lib.model.finder import KEY, Finder, named_place
 from v4s_lib.model.pose import relative_to_start, token_rays
 from v4s_lib.model.sight import CELL
 from v4s_lib.training.data import cell_share
@@ -126,3 +126,11 @@ def test_what_a_finder_needs(make_transformer):
     for changes in ({"localize_after": None}, {"vocabulary": None}):
         with pytest.raises(ValueError, match="^expected a localizer and a vocabulary for a finder, got localize_after"):
             make_transformer(**FINDS | changes)
+
+
+def test_of_two_things_that_look_alike_the_likelier_is_the_place():
+    """Two clusters, 0.1 m wide and 3 m apart, with 60% and 40%: the mean of the first, not a point between them."""
+    first, second = 0.1 * randn(1, 6, 3, seed=8), 0.1 * randn(1, 6, 3, seed=9) + torch.tensor([3.0, 0, 0])
+    logits = torch.tensor([[5.0] + [0.6] * 6 + [0.4] * 6]).log()
+    place = named_place(logits, torch.cat([first, second], dim=1))
+    assert (place[0] - first[0].mean(dim=0)).norm() < 0.1

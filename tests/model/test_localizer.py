@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from v4s_lib.model.localizer import place_path, pose_matrix, pose_numbers
+from v4s_lib.model.localizer import aim, place_path, pose_matrix, pose_numbers
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.worlds.cameras import check_rigid
+from v4s_lib.worlds.cameras import check_rigid, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -139,3 +139,20 @@ def test_what_a_localizer_needs(make_transformer):
         make_transformer(ray_rotary=True)
     with pytest.raises(ValueError, match=r"^expected localize_after to be one of \(None, 0, 1\), got 2"):
         make_transformer(localize_after=2)
+
+
+def test_a_plan_is_turned_to_look_at_what_was_found(make_path):
+    """All of the way at the end, none of it at the start, more from frame to frame; places stay, and so does a turn."""
+    planned = relative_to_start(make_path(2, 13))
+    goal = planned[:, -1, -1, :3, 3] + torch.tensor([[1.0, 0.2, 2.0], [-2.0, 0.0, 0.5]])
+    aimed = aim(planned, goal, torch.ones(2))
+    check_rigid(aimed, "aimed poses")
+    way = torch.nn.functional.normalize(goal - aimed[:, -1, -1, :3, 3], dim=-1)
+    torch.testing.assert_close(aimed[:, -1, -1, :3, 2], way, **CLOSE)
+    torch.testing.assert_close(aimed[:, 0], planned[:, 0], **CLOSE)
+    assert torch.equal(aimed[..., 3], planned[..., 3])
+    turned = rotation_angle(aimed.flatten(1, 2), planned.flatten(1, 2))
+    assert (turned.diff(dim=1) > -1e-2).all() and (turned[:, -1] > 5).all()
+    torch.testing.assert_close(aim(planned, goal, torch.zeros(2)), planned, **CLOSE)
+    still = torch.eye(4).expand(2, 3, 4, 4, 4)
+    assert torch.isfinite(aim(still, goal, torch.ones(2))).all()

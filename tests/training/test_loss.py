@@ -258,3 +258,16 @@ def test_a_path_is_planned_from_noise_alone():
     assert torch.equal(first[[1, 2, 4, 5], :, 1:], second[[1, 2, 4, 5], :, 1:])  # nothing of the clip shows
     dropped = shown(sample, replace(PLAIN, drop_instruction=1.0))["timestep"]
     assert (dropped < 1000).all()  # guidance's free branch is asked at every level
+
+
+def test_a_planned_path_is_drawn_along_the_true_one():
+    """Later blocks are given start times path in place of what the head plans; the head is judged by its own plan."""
+    sample = replace(make_sample(), has_path=torch.tensor([True, False, False] * 2))
+    sample.camera_path = sample.camera_path.clone()
+    sample.camera_path[:, 1:, :, 2, 3] = 0.7  # every moving frame stands 0.7 m ahead
+    model, told = constant_head(0.0), []
+    model.pose_adapter[1].register_forward_pre_hook(lambda _, args: told.append(args[0]))
+    loss = flow_matching_loss(model, sample, PLAIN, generator())
+    ahead = told[0].unflatten(1, (3, -1)).unflatten(-1, (4, -1))[..., 5]  # z of the rays' origins
+    torch.testing.assert_close(ahead[:, 1:], torch.full_like(ahead[:, 1:], 0.7))
+    assert loss.item() == pytest.approx(0.7**2 / 9 * 2 / 3, rel=1e-5)

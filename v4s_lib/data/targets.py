@@ -58,7 +58,8 @@ def finish(
 ) -> tuple[list[list[str]], Tensor]:
     """Draw the box into the last ``tail`` of ``frames`` (S, M, F, H, W, 3), in place, where an object was found.
 
-    Found is an object that the start frame does not show, the scan does, and the last frame has in its centre.
+    Found is an object that the start frame does not show, the scan does, and the last frame has in its centre. Where
+    the start frame is alone, without a path, it is enough that the scan shows the object.
 
     Returns:
         the instruction of each target, the navigation sentence where nothing was sought or found; and the instance ids
@@ -72,8 +73,10 @@ def finish(
                 continue
             shown = instance[room, target][[0, -1]] == item.instance
             in_scan = is_shown(scan_instance[room] == item.instance)
-            if not shown[0].any() and is_centred(shown[1]) and in_scan:
-                draw_tail(frames[room, target], shown[1], tail)
+            alone = frames.shape[2] == 1
+            if in_scan and (alone or not shown[0].any() and is_centred(shown[1])):
+                if tail:
+                    draw_tail(frames[room, target], shown[1], tail)
                 instructions[room][target] = grounding_instruction(goals.names[room][target])
                 found[room, target] = item.instance
     return instructions, found

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from v4s_lib.data.handheld import handheld
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.data.windows import grouped_frames
+from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.navigation import score_all
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, save_results, weights_digest
-from v4s_lib.evaluation.statistics import make_row, paired_difference
+from v4s_lib.evaluation.statistics import make_row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 
@@ -40,6 +41,8 @@ class Arm:
     guide_context: bool = True  # whether the branch that guidance leads away from has lost the context, too
     context_latents: int | None = None  # of the scan that are used; None is the preset's
     scan_latents: int | None = None  # of the scan; None is the preset's
+    handheld: bool = False  # whether context and start frame come from a phone's video, so to say
+    with_context: bool = True
 
 
 EXPERIMENTS = {
@@ -52,15 +55,26 @@ EXPERIMENTS = {
         Arm("16 latents", context_latents=16, scan_latents=100),
         *(Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (1, 2, 4, 8, 12, 32, 84, 100)),
     ],
+    "handheld": [
+        Arm("rendered"),
+        Arm("rendered without context", with_context=False),
+        Arm("handheld", handheld=True),
+        Arm("handheld without context", handheld=True, with_context=False),
+    ],
 }
 
 
 def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
     """The picture measures of one sample of one episode."""
     episode = navigation_episode(split, index, preset.task, arm.scan_latents)
+    scan, start = episode.scan.rgb, episode.target.rgb[:1]
+    if arm.handheld:
+        generator = torch.Generator().manual_seed(seed + index)
+        scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
+        start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
     output = pipeline(
-        episode.scan.rgb,
-        episode.target.rgb[:1],
+        scan if arm.with_context else None,
+        start,
         episode.target_c2w[None],
         num_context_latents=arm.context_latents or preset.task.context_latents,
         num_inference_steps=preset.inference_steps,
@@ -68,9 +82,10 @@ def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: 
         guide_context=arm.guide_context,
         generator=torch.Generator().manual_seed(seed),
     )
-    frames = grouped_frames(output.context_index).flatten().unique()
-    if arm.scan_latents is not None:
-        frames = torch.arange(len(episode.scan.rgb))
+    frames = torch.arange(len(episode.scan.rgb))
+    if arm.scan_latents is None:  # also without context, the pixels that the pipeline's draw of latents would tell
+        length, count = (len(scan) - 1) // 4 + 1, arm.context_latents or preset.task.context_latents
+        frames = grouped_frames(sample_context(length, count, torch.Generator().manual_seed(seed))).flatten().unique()
     known = episode.known(frames, preset.task.camera)
     return {"ours": picture_measures(output.frames[0], episode.target.rgb, known)}
 
@@ -130,6 +145,19 @@ def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> 
     return "\n".join(lines)
 
 
+def retention(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dict[str, Any]:
+    """What is left out of domain of the gain over no context: a result of its own, for the ledger.
+
+    ``results`` are of four arms: in domain with and without context, out of domain with and without.
+    """
+    values = [np.array(result["per_episode"][metric], float) for result in results]
+    known, unknown = values[0] - values[1], values[2] - values[3]
+    kept = paired_ratio(unknown, known, np.arange(len(known)))
+    row = {"method": results[2]["arm"]["name"], "metric": "retention", "unit": "1", **vars(kept), "failed": 0}
+    provenance = ("preset", "split", "weights_sha256", "commit", "seed", "episodes")
+    return {name: results[0][name] for name in provenance} | {"rows": [row]}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.experiments", description=__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
@@ -145,6 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
         for arm in EXPERIMENTS[args.experiment]:
             results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
             save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
+        if args.experiment == "handheld":
+            save_results(retention(results), args.out / "handheld.json")
     except KeyboardInterrupt:
         print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
         return 130

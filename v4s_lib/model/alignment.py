@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.sight import Seen, Sight
+from v4s_lib.worlds.cameras import cross_matrix, turning
 
 ACROSS = 0.02  # radians by which a cell's ray is off
 DOUBT = 2.0  # standard deviations in a mean absolute error of the depth, and some for errors that neighbours share
@@ -39,6 +40,7 @@ class Pairs:
     of_one: Tensor  # (R, E) frame numbers
     of_other: Tensor  # (R, E)
     weight: Tensor  # (R, E) 0..1
+    shared: Tensor | None = None  # (R, A * N) how likely each cell's place is shown at all, where it was looked for
 
 
 def points(sight: Sight, seen: Seen) -> Points:
@@ -75,7 +77,8 @@ def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> Pairs:
     )
     of_one = torch.arange(frames, device=frame.device).repeat_interleave(cells * times).expand(rooms, -1)
     mean = mean.flatten(1, 2)
-    return Pairs(one, Points(mean[..., :3], mean[..., 3]), of_one, frame.flatten(1, 2), weight.flatten(1, 2))
+    met = Points(mean[..., :3], mean[..., 3])
+    return Pairs(one, met, of_one, frame.flatten(1, 2), weight.flatten(1, 2), likely.sum(dim=(-1, -2)))
 
 
 def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:
@@ -129,14 +132,7 @@ def _carry(c2w: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
 def _jacobian(turned: Tensor) -> Tensor:
     """How points move (R, E, 3, 6) with a small turn of their camera about itself, and with its centre."""
     eye = torch.eye(3, device=turned.device).expand(*turned.shape[:-1], 3, 3)
-    return torch.cat([-_cross(turned), eye], dim=-1)
-
-
-def _cross(vector: Tensor) -> Tensor:
-    """The matrix (..., 3, 3) that takes the cross product of ``vector`` (..., 3) with what it is applied to."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    return torch.cat([-cross_matrix(turned), eye], dim=-1)
 
 
 def _precision(poses: Tensor, pairs: Pairs, one: Tensor, other: Tensor) -> Tensor:
@@ -154,6 +150,5 @@ def _precision(poses: Tensor, pairs: Pairs, one: Tensor, other: Tensor) -> Tenso
 
 def _move(poses: Tensor, step: Tensor) -> Tensor:
     """Turn (..., :3), radians, and shift (..., 3:), metres, rigid poses (..., 4, 4)."""
-    turn = torch.linalg.matrix_exp(_cross(step[..., :3]))
-    top = torch.cat([turn @ poses[..., :3, :3], poses[..., :3, 3:] + step[..., 3:, None]], dim=-1)
+    top = torch.cat([turning(step[..., :3]) @ poses[..., :3, :3], poses[..., :3, 3:] + step[..., 3:, None]], dim=-1)
     return torch.cat([top, poses[..., 3:, :]], dim=-2)

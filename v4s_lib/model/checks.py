@@ -48,6 +48,11 @@ def check_parts(config) -> None:
                 f"expected patch_size and in_channels {needed} for see_places {config.see_places}, got {got}: "
                 "it looks at the patches of the codec"
             )
+    if config.paint and (config.see_places is None or config.prediction_type != "sample"):
+        raise ValueError(
+            "expected see_places and prediction_type sample for paint, got "
+            f"{config.see_places} and {config.prediction_type}: set both or leave paint False"
+        )
     if config.find_words is not None and (after is None or config.vocabulary is None):
         raise ValueError(
             "expected a localizer and a vocabulary for a finder, got "

@@ -12,10 +12,21 @@ from torch import Tensor
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 
+def to_pixels(latents: Tensor, patch: int) -> Tensor:
+    """Latents (B, C, T, h, w) of a codec with patches of that size to their frames (B, T, 4, H, W, 3), scale kept."""
+    x = latents.unflatten(1, (FRAMES_PER_LATENT, patch, patch, 3))  # B 4 p p 3 T h w
+    return x.permute(0, 5, 1, 6, 2, 7, 3, 4).flatten(3, 4).flatten(4, 5)
+
+
+def to_latents(frames: Tensor, patch: int) -> Tensor:
+    """Frames (B, T, 4, H, W, 3) to latents (B, C, T, H/p, W/p), scale kept."""
+    x = frames.unflatten(3, (-1, patch)).unflatten(5, (-1, patch))  # B T 4 h p w p 3
+    return x.permute(0, 2, 4, 6, 7, 1, 3, 5).flatten(1, 4)
+
+
 def last_frames(latents: Tensor, patch: int) -> Tensor:
     """The last frame (B, T, H, W, 3), in -1..1, of each latent (B, C, T, h, w) of a codec with patches of that size."""
-    patches = latents.unflatten(1, (FRAMES_PER_LATENT, patch, patch, 3))[:, -1]  # B p p 3 T h w
-    return patches.permute(0, 4, 5, 1, 6, 2, 3).flatten(4, 5).flatten(2, 3)
+    return to_pixels(latents, patch)[:, :, -1]
 
 
 class PatchCodec(ModelMixin, ConfigMixin):
@@ -49,9 +60,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
         height, width = groups.shape[3:5]
         if height % patch or width % patch:
             raise ValueError(f"expected height and width to be multiples of {patch}, got {height}x{width}: resize")
-        x = groups.unflatten(3, (-1, patch)).unflatten(5, (-1, patch))  # B T 4 h p w p 3
-        x = x.permute(0, 2, 4, 6, 7, 1, 3, 5).flatten(1, 4)
-        return (x - 0.5) * self.config.scale
+        return (to_latents(groups, patch) - 0.5) * self.config.scale
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, F, H, W, 3) in 0..1, F = 4k+1, to latents (B, C, k+1, H/p, W/p)."""
@@ -59,10 +68,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
 
     def decode_groups(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T, h, w) to groups (B, T, 4, H, W, 3) in 0..1; values outside are clipped."""
-        patch = self.config.patch_size
-        x = latents.unflatten(1, (FRAMES_PER_LATENT, patch, patch, 3))  # B 4 p p 3 T h w
-        x = x.permute(0, 5, 1, 6, 2, 7, 3, 4).flatten(3, 4).flatten(4, 5)
-        return (x / self.config.scale + 0.5).clamp(0, 1)
+        return (to_pixels(latents, self.config.patch_size) / self.config.scale + 0.5).clamp(0, 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T, h, w) of a video to its 4T-3 frames (B, F, H, W, 3); latent 0 gives one frame."""

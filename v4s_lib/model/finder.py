@@ -15,6 +15,7 @@ from v4s_lib.model.codec import last_frames
 from v4s_lib.model.pose import POSE_FEATURES, ray_map
 from v4s_lib.model.sight import CELL
 
+TOGETHER = 0.3  # metres; points about so near to the likeliest one are of the same thing; our choice
 WIDTHS = (16, 32, 64)  # of the convolutions
 KEY = 64  # numbers in a key
 PLACE_FEATURES = 4 * 3 * 7  # two offsets, a place and a direction, as they are and with sines of three octaves
@@ -75,10 +76,9 @@ class Finder(nn.Module):
 
         In the start frame's axes and in the room's: the way to turn, and the way to look in the end.
         """
-        share = logits.softmax(dim=1)[:, None, 1:]
         here = start[:, None, :3, 3]
         with torch.autocast(start.device.type, enabled=False):  # metres need more than the 8 bits of bf16
-            away = share.float() @ (points - here)
+            away = named_place(logits, points)[:, None] - here
             seen = away @ start[:, :3, :3]  # from the start frame
         value = torch.cat([away, seen, here, start[:, None, :3, 2]], dim=-1)
         waves = [value * (torch.pi * octave) for octave in (0.25, 0.5, 1)]
@@ -88,3 +88,14 @@ class Finder(nn.Module):
         """What the targets' tokens are told (B, 1, D): the rays (B, N, F) of the cells that show what is named."""
         share = logits.softmax(dim=1)[:, None, 1:]
         return self.tell(share @ rays)
+
+
+def named_place(logits: Tensor, points: Tensor) -> Tensor:
+    """Where the thing stands (B, 3): the mean of the points (B, N, 3) around the likeliest, by how likely each is.
+
+    ``logits`` (B, 1 + N) are a finder's. A mean over all points would lie between two things that look alike.
+    """
+    share = logits[:, 1:].softmax(dim=1)
+    likeliest = points.gather(1, share.argmax(dim=1)[:, None, None].expand(-1, 1, 3))
+    share = share * torch.exp(-(points - likeliest).square().sum(dim=-1) / (2 * TOGETHER**2))
+    return (share[..., None] * points).sum(dim=1) / share.sum(dim=1, keepdim=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
 from v4s_lib.model.pose import POSE_FEATURES
+from v4s_lib.worlds.cameras import turning
 
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
@@ -79,6 +80,31 @@ def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_co
     with torch.autocast(path.device.type, enabled=False):  # as in ray_map: bf16 would turn it
         moved = start @ path
     return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, planned)
+
+
+def aim(planned: Tensor, place: Tensor, sure: Tensor) -> Tensor:
+    """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3).
+
+    The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way.
+    ``sure`` (B,) is how much of the angle is made up for, 0..1.
+    """
+    with torch.autocast(planned.device.type, enabled=False):
+        frames = planned.flatten(1, 2)
+        looks = frames[..., :3, 2]
+        wanted = nn.functional.normalize(place - frames[:, -1, :3, 3], dim=-1)
+        turned = _angle(looks[:, :-1], looks[:, 1:]).cumsum(dim=1)
+        done = torch.cat([torch.zeros_like(turned[:, :1]), turned], dim=1) / turned[:, -1:].clamp(min=1e-4)
+        axis = nn.functional.normalize(torch.linalg.cross(looks[:, -1], wanted, dim=-1), dim=-1)
+        whole = axis * (sure * _angle(looks[:, -1], wanted))[:, None]
+        turn = turning(done[..., None] * whole[:, None])
+        top = torch.cat([turn @ frames[..., :3, :3], frames[..., :3, 3:]], dim=-1)
+        return torch.cat([top, frames[..., 3:, :]], dim=-2).view_as(planned)
+
+
+def _angle(one: Tensor, other: Tensor) -> Tensor:
+    """Radians between unit vectors (..., 3)."""
+    across = torch.linalg.cross(one, other, dim=-1).norm(dim=-1)
+    return torch.atan2(across, (one * other).sum(dim=-1))
 
 
 def time_waves(time_index: Tensor) -> Tensor:

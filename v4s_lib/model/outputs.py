@@ -26,4 +26,5 @@ class Findings:
     context_poses: Tensor | None = None  # (B, T', 4, 4, 4) c2w that the later blocks work with
     target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
     found: Tensor | None = None  # (B*M, 1 + N) logits of a finder
+    shared: Tensor | None = None  # (B*M,) share of the start frame that sight finds in the context
     compared: Compared | None = None  # what sight saw, to teach it

@@ -1,11 +1,12 @@
 """Context and start frames, placed by what they share with each other; see ``sight`` and ``alignment``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from v4s_lib.model.alignment import align, pair_up, points
+from v4s_lib.model.cloud import Cloud, make_cloud
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import inverse
 
@@ -16,6 +17,7 @@ class PlacedFrames:
 
     seen: Seen  # (B, P, ...)
     c2w: Tensor  # (B, P, 4, 4)
+    cloud: Cloud  # what they show
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
 
     def repeat(self, batch: int) -> "PlacedFrames":
@@ -24,7 +26,7 @@ class PlacedFrames:
         def change(value: Tensor) -> Tensor:
             return value.repeat_interleave(batch // len(self.c2w), dim=0)
 
-        return PlacedFrames(self.seen.each(change), change(self.c2w), change(self.blind))
+        return replace(self, seen=self.seen.each(change), c2w=change(self.c2w), blind=change(self.blind))
 
     def points(self, sight: Sight, batch: int) -> Tensor:
         """The points (batch, P * N, 3) that their cells show, in the context's axes."""
@@ -65,24 +67,26 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
             aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others), slice(0, count - 1))
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
-    return placed, PlacedFrames(seen, placed[:, :, -1], blind)
+    last = placed[:, :, -1]
+    return placed, PlacedFrames(seen, last, make_cloud(sight, latents, seen, last, blind), blind)
 
 
 @torch.no_grad()
-def place_start(sight: Sight, latents: Tensor, frames: PlacedFrames, guess: Tensor) -> Tensor:
-    """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``.
+def place_start(sight: Sight, seen: Seen, frames: PlacedFrames, guess: Tensor) -> tuple[Tensor, Tensor]:
+    """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
-    ``latents`` (B*M, C, T, h, w) are the targets', the start's first; ``guess`` (B*M, 1, 4, 4, 4) is a first estimate.
+    ``seen`` (B*M, 1, ...) is what sight sees in them; ``guess`` (B*M, 1, 4, 4, 4) is a first estimate. The share
+    (B*M,) is 1 for a start frame of which the context shows all, and near 0 for one of another room.
     """
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
-    seen = sight(latents[:, :, :1])
     with torch.autocast(guess.device.type, enabled=False):
         pairs = pair_up(sight, seen, frames.seen, torch.ones(1, count, dtype=torch.bool, device=guess.device))
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
         start = align(poses, pairs, slice(count, None))[:, -1, None, None].expand_as(guess)
-    return torch.where(frames.blind[:, None, None, None, None], guess, start)
+    shared = pairs.shared.mean(dim=1) * ~frames.blind
+    return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
 
 
 def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Compared:

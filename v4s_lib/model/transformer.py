@@ -18,8 +18,9 @@ from v4s_lib.model.checks import check_conditions, check_option, check_parts
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.painter import Painter
 from v4s_lib.model.places import compare, place_context
-from v4s_lib.model.pose import POSE_FEATURES, c2w_12, ray_map, ray_rotary
+from v4s_lib.model.pose import POSE_FEATURES
 from v4s_lib.model.sight import Sight
 from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin
@@ -36,6 +37,7 @@ NEW_KEYS = (
     "sight.",
     "word_embedding.",
     "finder.",
+    "painter.",
 )
 
 
@@ -62,6 +64,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         see_places: pixels that a latent's patch is wide, to correct predicted poses by what frames share (see Sight).
         find_words: pixels that a latent's patch is wide, to look up in the context what words name (see Finder); None
             for no such part.
+        paint: paint the context's own pixels, where sight has placed them, over what comes out (see Painter).
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
     """
 
@@ -95,6 +98,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         ray_rotary: bool = False,
         see_places: int | None = None,
         find_words: int | None = None,
+        paint: bool = False,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
@@ -132,6 +136,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
         self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov)
+        self.painter = Painter(dim, see_places, horizontal_fov) if paint else None
         self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None)
 
     @classmethod
@@ -207,6 +212,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         clean_latents: int = 1,
         return_findings: bool = False,
         only_findings: bool = False,
+        paint_frames: list[int] | None = None,
     ) -> Tensor | tuple[Tensor, Findings] | Findings:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
@@ -223,6 +229,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             clean_latents: how many leading target latents are given.
             return_findings: also return what localizer, sight and finder predict.
             only_findings: stop there, and let it teach localizer and sight; what the blocks after them need is left.
+            paint_frames: which of a latent's four frames a painter paints; None is all.
 
         Returns:
             (B*M, C, T, H, W), and the findings if asked for.
@@ -274,22 +281,13 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             context = None if context_cache is None else repeat_cached(context_cache.blocks[i], len(states))
             states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
+        if self.painter is not None:
+            scene = self._scene(target_latents, path[:, 0, -1], context_cache, findings)
+            given = (value[:, :, clean_latents:] for value in (output, target_latents))
+            moving = (value[:, clean_latents:] for value in (times, path))
+            painted = self.painter(*given, *moving, scene, paint_frames)
+            output = torch.cat([output[:, :, :clean_latents], painted], dim=2)
         return (output, findings) if return_findings else output
-
-    def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        if self.config.pose_encoding == "ray_map":
-            return self._rays(camera_path, grid)
-        return c2w_12(camera_path, grid[1], grid[2]).flatten(1, 2)
-
-    def _rays(self, path: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        return ray_map(path, *grid[1:], self.config.horizontal_fov).flatten(1, 2)
-
-    def _by_ray(self, block: int) -> bool:
-        """Whether a block's rotary embedding is that of rays in the room."""
-        return self.config.ray_rotary and block >= self.config.localize_after
-
-    def _ray_rotary(self, path: Tensor, time_index: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        return ray_rotary(path, time_index, *grid[1:], self.config.horizontal_fov, self.config.attention_head_dim)
 
 
 def _clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:

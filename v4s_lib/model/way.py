@@ -4,13 +4,17 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.blocks import repeat_cached
-from v4s_lib.model.localizer import pose_matrix
+from v4s_lib.model.cloud import make_cloud
+from v4s_lib.model.finder import named_place
+from v4s_lib.model.localizer import aim, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import place_start
+from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 
 
 class WayMixin:
-    """The part of the transformer that predicts poses of targets."""
+    """The part of the transformer that predicts poses of targets, and says where tokens look."""
 
     def _find_way(
         self, states: Tensor, latents: Tensor, text: Tensor | None, cache: ContextCache | None, findings: Findings
@@ -29,11 +33,13 @@ class WayMixin:
             keys, looks = repeat_cached(cache.cells, len(states))
             findings.found = self.finder(text, keys)
             states = states + self.finder.change(findings.found, looks).type_as(states)
-        start = None
+        start = points = None
         if cache is not None and cache.frames is not None:
             with torch.no_grad():
                 guess = pose_matrix(self.localizer(states[:, :first], 1))
-            start = place_start(self.sight, latents, cache.frames, guess)
+                start, findings.shared = place_start(self.sight, self.sight(latents[:, :, :1]), cache.frames, guess)
+            if self.painter is not None:
+                states = states + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
             if findings.found is not None:
                 points = cache.frames.points(self.sight, len(states))
                 told = self.finder.place(findings.found, points, start[:, 0, -1]).type_as(states)
@@ -42,5 +48,36 @@ class WayMixin:
         placed = pose_matrix(findings.target_numbers.detach())
         if start is not None:
             placed = torch.cat([start, placed[:, 1:]], dim=1)
+        if points is not None:
+            found = findings.found.detach()
+            placed = aim(placed, named_place(found, points), 1 - found.softmax(dim=1)[:, 0])
         findings.target_poses = self.localizer.told_target(placed)
         return states
+
+    @torch.no_grad()
+    def _scene(self, latents: Tensor, start: Tensor, cache: ContextCache | None, findings: Findings) -> Scene:
+        """What a painter is shown: the points of the context, if there is one, and of start frames at (B*M, 4, 4)."""
+        first = latents[:, :, :1]
+        cloud = make_cloud(self.sight, first, self.sight(first), start[:, None])
+        shared = cloud.weight.new_zeros(len(latents)) if findings.shared is None else findings.shared
+        if cache is not None:
+            known = cache.frames.cloud
+            if findings.found is not None:
+                known = known.name(findings.found, self.sight)
+            cloud = known.join(cloud)
+        return Scene(cloud, shared)
+
+    def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        if self.config.pose_encoding == "ray_map":
+            return self._rays(camera_path, grid)
+        return c2w_12(camera_path, grid[1], grid[2]).flatten(1, 2)
+
+    def _rays(self, path: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        return ray_map(path, *grid[1:], self.config.horizontal_fov).flatten(1, 2)
+
+    def _by_ray(self, block: int) -> bool:
+        """Whether a block's rotary embedding is that of rays in the room."""
+        return self.config.ray_rotary and block >= self.config.localize_after
+
+    def _ray_rotary(self, path: Tensor, time_index: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        return ray_rotary(path, time_index, *grid[1:], self.config.horizontal_fov, self.config.attention_head_dim)

@@ -94,8 +94,11 @@ class RoomStream:
 
     @staticmethod
     def for_locating(preset: Preset) -> Preset:
-        """A preset whose rooms serve the localizer: more of them, and start frames for targets."""
-        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=0.0)
+        """A preset whose rooms serve localizer, sight and finder: more of them, start frames, and things to look for.
+
+        The targets are start frames alone.
+        """
+        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0)
         targets, contexts = task.targets, preset.locate_contexts
         return replace(preset, task=task, contexts=contexts, reuse=min(4, contexts), pool_targets=targets)
 

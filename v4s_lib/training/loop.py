@@ -22,7 +22,7 @@ from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
-from v4s_lib.training.loss import Sample, flow_matching_loss, localization_loss
+from v4s_lib.training.loss import Sample, finding_loss, flow_matching_loss, localization_loss
 from v4s_lib.training.places import places_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.validation import Validation
@@ -169,17 +169,22 @@ class _Run:
         return value
 
     def locate(self, sample: Sample) -> torch.Tensor:
-        """The loss of the steps that teach localizer and sight alone."""
+        """The loss of the steps that teach localizer, sight and finder alone."""
+        reads = self.preset.model["vocabulary"] is not None
         findings = self.model(
             sample.target_latents,
             torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
             sample.target_time_index,
             sample.context_latents,
             sample.context_time_index,
+            words=sample.words if reads else None,
             only_findings=True,
         )
         none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)
         loss = localization_loss(findings, sample, none, ~sample.has_path)
+        if findings.found is not None:
+            heard = torch.ones(len(sample.shown), dtype=torch.bool, device=sample.shown.device)
+            loss = loss + self.preset.loss.finding * finding_loss(findings.found, sample.shown, heard)
         if findings.compared is None:
             return loss
         context = (sample.context_depth, sample.context_poses[:, :, -1])

@@ -21,7 +21,7 @@ class LossConfig:
     sigma_mean: float = 1.0  # of the logit-normal from which sigma is drawn; > 0 favours high noise
     min_sigma: float = 0.3  # the error of clean latents is divided by max(sigma, min_sigma)**2
     drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
-    other_context: float = 0.05  # share of contexts that are of another room, in which nothing is to be found
+    other_context: float = 0.1  # share of contexts that are of another room, in which nothing is to be found
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
@@ -62,9 +62,18 @@ def _part(model, name: str):
 
 
 @contextlib.contextmanager
-def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: Tensor) -> Iterator[None]:
+def teacher_forcing(
+    model,
+    context_poses: Tensor,
+    target_poses: Tensor,
+    known: Tensor,
+    path: Tensor | None = None,
+    led: Tensor | None = None,
+) -> Iterator[None]:
     """Where ``known`` (S,), the blocks after the localizer are told true poses in place of its own.
 
+    Where ``led`` (S*M,), they are told the true ``path`` (S*M, T, 4, 4, 4), relative to the start frame, in place of a
+    planned one: drawing is learnt along the path that the clip takes, while planning is still learnt beside it.
     It acts from outside, in training: the model itself has no argument for context poses.
     """
     localizer = _part(model, "localizer")
@@ -72,16 +81,23 @@ def teacher_forcing(model, context_poses: Tensor, target_poses: Tensor, known: T
         yield
         return
 
-    def swap(truth: Tensor):
-        def told(module, arguments, predicted: Tensor) -> Tensor:
-            mask = known.repeat_interleave(len(predicted) // len(known))[:, None, None, None, None]
-            return torch.where(mask, truth, predicted)
+    def told(truth: Tensor, predicted: Tensor) -> Tensor:
+        mask = known.repeat_interleave(len(predicted) // len(known))[:, None, None, None, None]
+        return torch.where(mask, truth, predicted)
 
-        return told
+    def told_context(module, arguments, predicted: Tensor) -> Tensor:
+        return told(context_poses, predicted)
+
+    def told_target(module, arguments, predicted: Tensor) -> Tensor:
+        poses = told(target_poses, predicted)
+        if led is None:
+            return poses
+        with torch.autocast(poses.device.type, enabled=False):
+            return torch.where(led[:, None, None, None, None], poses[:, :1, -1:] @ path, poses)
 
     handles = [
-        localizer.told_context.register_forward_hook(swap(context_poses)),
-        localizer.told_target.register_forward_hook(swap(target_poses)),
+        localizer.told_context.register_forward_hook(told_context),
+        localizer.told_target.register_forward_hook(told_target),
     ]
     try:
         yield
@@ -182,7 +198,8 @@ def flow_matching_loss(
     noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
-    with teacher_forcing(model, sample.context_poses, sample.target_poses(no_context), told):
+    poses = sample.context_poses, sample.target_poses(no_context)
+    with teacher_forcing(model, *poses, told, sample.camera_path, no_path & ~dropped):
         output, findings = model(
             noisy,
             1000 * sigma.flatten(),
@@ -192,6 +209,7 @@ def flow_matching_loss(
             camera_path=sample.camera_path,
             camera_mask=~no_path,
             return_findings=True,
+            paint_frames=[int(torch.randint(4, (), generator=generator))],  # a quarter of the cost teaches as well
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()

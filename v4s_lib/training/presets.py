@@ -68,6 +68,7 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
         "ray_rotary": True,
         "see_places": patch,
         "find_words": patch,
+        "paint": True,
         "prediction_type": "sample",
     }
 

@@ -71,6 +71,18 @@ def pose(position: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
     return c2w
 
 
+def cross_matrix(vector: Tensor) -> Tensor:
+    """The matrix (..., 3, 3) that takes the cross product of ``vector`` (..., 3) with what it is applied to."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+
+
+def turning(vector: Tensor) -> Tensor:
+    """The rotation (..., 3, 3) about ``vector`` (..., 3) by its length, in radians."""
+    return torch.linalg.matrix_exp(cross_matrix(vector))
+
+
 def inverse(c2w: Tensor) -> Tensor:
     """Inverse of rigid matrices (..., 4, 4), exact where a general inverse is not."""
     rotation = c2w[..., :3, :3].transpose(-1, -2)

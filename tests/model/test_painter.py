@@ -1,0 +1,90 @@
+"""The optional painter: it changes nothing until it has learnt to, and then what it is asked to and nothing else."""
+
+import pytest
+import torch
+
+from v4s_lib.model.codec import to_pixels
+from v4s_lib.model.pose import relative_to_start
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6), "prediction_type": "sample"}
+FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
+
+
+def randn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def inputs(make_path) -> dict[str, torch.Tensor]:
+    """Two contexts of five latents with two targets each, 16x24 pixels in patches of 4."""
+    return {
+        "target_latents": randn(4, 192, 3, 4, 6, seed=1),
+        "timestep": torch.tensor([900.0, 300, 500, 700]),
+        "target_time_index": torch.arange(9, 12).expand(4, -1),
+        "context_latents": randn(2, 192, 5, 4, 6, seed=2),
+        "context_time_index": torch.arange(5).expand(2, -1),
+        "camera_path": relative_to_start(make_path(4, 9)),
+    }
+
+
+@pytest.fixture
+def painting(make_transformer):
+    """A model whose painter has something to say."""
+    model = make_transformer(**SEES, **FINDS, paint=True)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.painter.change.weight)
+    return model
+
+
+@torch.no_grad()
+def test_an_untaught_painter_changes_nothing(make_transformer, inputs):
+    model, plain = (make_transformer(**SEES, paint=paint) for paint in (True, False))
+    model.painter.change.weight.zero_()  # the fixture draws all parameters at random
+    model.painter.change.bias.zero_()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("painter")})
+    model.painter.tell_shared.weight.zero_()
+    model.painter.tell_shared.bias.zero_()
+    torch.testing.assert_close(model(**inputs), plain(**inputs), **CLOSE)
+
+
+@torch.no_grad()
+def test_it_paints_the_frames_it_is_asked_to(painting, inputs):
+    drafts = []
+    painting.painter.register_forward_pre_hook(lambda _, arguments: drafts.append(arguments[0]))
+    everything, some = painting(**inputs), painting(**inputs, paint_frames=[2])
+    change = to_pixels(some[:, :, 1:] - drafts[0], 4).abs().amax(dim=(0, 1, 3, 4, 5))
+    assert (change > 1e-3).tolist() == [False, False, True, False]
+    torch.testing.assert_close(to_pixels(some, 4)[:, :, 2], to_pixels(everything, 4)[:, :, 2], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_cached_context_paints_as_an_uncached_one(painting, inputs):
+    inputs["words"] = torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)
+    expected = painting(**inputs)
+    cache = painting.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
+    torch.testing.assert_close(painting(**inputs, context_cache=cache), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_without_a_context_it_is_shown_the_start_frame_alone(painting, inputs):
+    clouds = []
+    painting.painter.register_forward_pre_hook(lambda _, arguments: clouds.append(arguments[4].cloud))
+    painting(**inputs)
+    del inputs["context_latents"], inputs["context_time_index"]
+    painting(**inputs)
+    assert [cloud.place.shape[1] for cloud in clouds] == [6 * 16 * 24, 16 * 24]
+    frame = to_pixels(inputs["target_latents"][:, :, :1], 4)[:, 0, -1]
+    torch.testing.assert_close(clouds[1].color, frame.flatten(1, 2), **CLOSE)
+
+
+def test_what_is_painted_teaches_the_draft_too(painting, inputs):
+    painting(**inputs, words=torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)).square().mean().backward()
+    for part in (painting.painter, painting.blocks[-1], painting.proj_out):
+        assert all(parameter.grad is not None for parameter in part.parameters())
+
+
+def test_what_a_painter_needs(make_transformer):
+    for changes in ({"see_places": None}, {"prediction_type": "velocity"}):
+        with pytest.raises(ValueError, match="expected see_places and prediction_type sample"):
+            make_transformer(**{**SEES, **changes}, paint=True)

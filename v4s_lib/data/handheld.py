@@ -1,0 +1,68 @@
+"""``handheld``: a scan as a phone would take it, the stand-in for real video (claim C10).
+
+The hand shakes, a turning camera blurs, exposure and white balance drift, the sensor adds noise, and the file is
+compressed hard. The room and the truth stay exact. All strengths are our choice.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from v4s_lib.data.rooms import RoomTask, render_one
+from v4s_lib.data.video import read_frames, write_video
+from v4s_lib.worlds.cameras import turning
+from v4s_lib.worlds.scenes import Scenes
+
+SHAKE = (0.012, 0.008)  # standard deviations of a camera's turn, radians, and shift, metres
+STEADY = 0.8  # share of shake and drift that is left one frame later
+OPEN = 0.5  # share of the time between two frames in which the shutter is open
+BLUR_SAMPLES = 3  # moments in it that are rendered
+EXPOSURE, WHITE = 0.12, 0.03  # standard deviations of the logarithm of all colours' and of each colour's gain
+NOISE = 0.02  # standard deviation, of 1
+CRF = 28  # of H.264 with a quarter of the colour resolution; 6 and all of it in the kit's own files
+
+
+def handheld(scenes: Scenes, c2w: Tensor, task: RoomTask, generator: torch.Generator) -> Tensor:
+    """Frames (F, H, W, 3) in 0..1 of one room from a path (F, 4, 4), as a phone would show them."""
+    shaken = shake(c2w, generator)
+    rgb = torch.stack([render_one(scenes, poses[None], task).rgb for poses in open_shutter(shaken)]).mean(dim=0)
+    gain = (EXPOSURE * drift((len(c2w), 1), generator) + WHITE * drift((len(c2w), 3), generator)).exp()
+    noisy = rgb * gain[:, None, None] + NOISE * torch.randn(rgb.shape, generator=generator)
+    return compressed(noisy.clamp(0, 1))
+
+
+def drift(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers with mean 0 and variance 1 that change smoothly along the first axis."""
+    fresh = torch.randn(shape, generator=generator)
+    values = [fresh[0]]
+    for new in fresh[1:]:
+        values.append(STEADY * values[-1] + (1 - STEADY**2) ** 0.5 * new)
+    return torch.stack(values)
+
+
+def shake(c2w: Tensor, generator: torch.Generator) -> Tensor:
+    """Poses (F, 4, 4) held by a hand."""
+    shaken = c2w.clone()
+    shaken[:, :3, :3] = c2w[:, :3, :3] @ turning(SHAKE[0] * drift((len(c2w), 3), generator))
+    shaken[:, :3, 3] += SHAKE[1] * drift((len(c2w), 3), generator)
+    return shaken
+
+
+def open_shutter(c2w: Tensor) -> Tensor:
+    """Poses (BLUR_SAMPLES, F, 4, 4) between each frame's (F, 4, 4) and the next one's, while the shutter is open."""
+    step = torch.cat([c2w[1:], 2 * c2w[-1:] - c2w[-2:-1]]) - c2w
+    moments = torch.linspace(-OPEN / 2, OPEN / 2, BLUR_SAMPLES)
+    poses = c2w + moments[:, None, None, None] * step
+    left, _, right = torch.linalg.svd(poses[..., :3, :3])  # a sum of rotations is nearly one
+    poses[..., :3, :3] = left @ right
+    return poses
+
+
+def compressed(frames: Tensor) -> Tensor:
+    """Frames (F, H, W, 3) in 0..1 as they come back from a small file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, (255 * frames).round().byte(), crf=CRF, pixels="yuv420p")
+        return read_frames(path).float() / 255

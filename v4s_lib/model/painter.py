@@ -1,0 +1,98 @@
+"""An optional part that paints what sight has placed over what the transformer has drafted. Not in the paper.
+
+A token stands for 16 x 16 pixels of four frames, too many to draw well from. A small U-Net sees each frame's draft, the
+noisy frame, and the context's own pixels where sight has placed them, shown from the frame's camera (see ``cloud``);
+it changes the draft. It looks at pixels, so it is for latents of the patch codec and a model that predicts clean ones.
+Source: our choice, after a model that knew where it looked and drew less well than its own context, splatted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from v4s_lib.model.blocks import zero_linear
+from v4s_lib.model.cloud import CHANNELS, Cloud, view
+from v4s_lib.model.codec import to_latents, to_pixels
+from v4s_lib.worlds.cameras import Camera
+
+WIDTHS = (32, 48, 96)  # of the convolutions
+INPUTS = CHANNELS + 3 + 3 + 2  # the view, the draft, the noisy frame, the noise level, how much of the start is known
+
+
+@dataclass
+class Scene:
+    """What is known of the rooms of B targets."""
+
+    cloud: Cloud  # of the context's frames and of the start frame
+    shared: Tensor  # (B,) share of the start frame that the context shows, too
+
+
+def _layers(*widths: int, stride: int = 1) -> nn.Sequential:
+    layers = []
+    for number, (first, second) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [nn.Conv2d(first, second, 3, stride=1 if number else stride, padding=1), nn.GELU()]
+    return nn.Sequential(*layers)
+
+
+class Painter(nn.Module):
+    """Changes drafts of frames by what the context shows there; also tells tokens how much of the start it shows.
+
+    Args:
+        dim: width of the transformer's tokens.
+        patch: pixels that a latent's patch is wide and high.
+        horizontal_fov: of the camera, degrees.
+    """
+
+    def __init__(self, dim: int, patch: int, horizontal_fov: float) -> None:
+        super().__init__()
+        self.tell_shared = zero_linear(1, dim)
+        self.patch, self.horizontal_fov = patch, horizontal_fov
+        fine, middle, coarse = WIDTHS
+        self.fine = _layers(INPUTS, fine, fine)
+        self.middle = _layers(fine, middle, middle, stride=2)
+        self.coarse = _layers(middle, coarse, coarse, coarse, stride=2)
+        self.join_middle = _layers(middle + coarse, middle)
+        self.join_fine = _layers(fine + middle, fine)
+        self.change = nn.Conv2d(fine, 3, 1)
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(
+        self,
+        draft: Tensor,
+        noisy: Tensor,
+        timestep: Tensor,
+        path: Tensor,
+        scene: Scene,
+        frames: list[int] | None = None,
+    ) -> Tensor:
+        """The latents (B, C, T, h, w), painted.
+
+        Args:
+            draft, noisy: (B, C, T, h, w) what the transformer predicts, and what it was given.
+            timestep: (B, T) in 0..1000.
+            path: (B, T, 4, 4, 4) c2w of their frames, in the scene's axes.
+            scene: of the B targets.
+            frames: which of a latent's four frames to paint; None paints all.
+        """
+        frames = list(range(4)) if frames is None else frames
+        drafts, given = (to_pixels(value, self.patch) for value in (draft, noisy))
+        camera = Camera(*drafts.shape[3:5], self.horizontal_fov)
+        with torch.no_grad():
+            seen = view(scene.cloud, path[:, :, frames].flatten(1, 2), camera)
+        shape = seen.shape[:-1]
+        levels = (timestep / 1000).repeat_interleave(len(frames), dim=1), scene.shared[:, None]
+        constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
+        pictures = [value[:, :, frames].flatten(1, 2) for value in (drafts, given)]
+        x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
+        fine = self.fine(x)
+        middle = self.middle(fine)
+        up = nn.functional.interpolate(self.coarse(middle), size=middle.shape[-2:], mode="nearest")
+        middle = self.join_middle(torch.cat([middle, up], dim=1))
+        up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
+        change = self.change(self.join_fine(torch.cat([fine, up], dim=1)))
+        change = change.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1, len(frames)))
+        painted = drafts.clone()
+        painted[:, :, frames] = drafts[:, :, frames] + change.type_as(drafts)
+        return to_latents(painted, self.patch)
