@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from v4s_lib.data.boxes import BOX_COLOR, is_centred
+from v4s_lib.data.boxes import BOX_COLOR, is_centred, is_shown
 from v4s_lib.data.instructions import GROUNDING, NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, make_rooms, training_seeds
 from v4s_lib.data.targets import bearing, choose_object, middle, neighbours, turn
@@ -72,3 +72,17 @@ def test_left_and_right_are_opposite_and_seen_from_the_middle():
                 assert {relation, back[item.label]} == {"left of", "right of"}
                 # To the left is where a turn to the left brings what one looks at: counterclockwise from above.
                 assert (turn(bearing(scenes, room, item) - bearing(scenes, room, other)) > 0) == (relation == "left of")
+
+
+def test_a_lone_start_frame_asks_for_what_the_scan_shows():
+    """Nothing to go to, so the object need not end in the middle; the frame is left as it was rendered."""
+    task = replace(TASK, target_latents=1, tail_latents=0, grounding=1.0)
+    asked = 0
+    for index in range(4):
+        room = make_rooms(training_seeds(7, index, 1), task, 4)
+        assert room.target_frames.shape[2] == 1
+        for sentence, sought in zip(room.instructions[0], room.sought[0].tolist(), strict=True):
+            assert (sentence == NAVIGATION) == (sought == -1)
+            assert sought == -1 or is_shown(room.scan_instance[0] == sought)
+            asked += sought != -1
+    assert asked > 10

@@ -102,5 +102,6 @@ def test_a_ratio_is_one_of_means_and_its_interval_is_over_scenes():
     assert ratio.mean == pytest.approx(1.5) and ratio.n == 3
     assert 4 / 3 <= ratio.low < 1.5 < ratio.high <= 2
     assert math.isnan(paired_ratio(first[:1], second[:1], np.arange(1)).mean)
+    assert math.isnan(paired_ratio(-first, -second, np.arange(4)).mean)  # a share of a loss is none of a gain
     with pytest.raises(ValueError, match="expected the same episodes"):
         paired_ratio(first, second[:2], np.arange(4))

@@ -83,3 +83,22 @@ def test_rooms_are_repeated_to_as_many_as_are_joined():
     one = make_cloud(sight, latents, seen, HERE)
     two = Cloud(*(torch.cat([value, value]) for value in vars(one).values()))
     assert one.join(two).place.shape == (2, 2 * 16 * 24, 3)
+
+
+def test_frames_of_any_pose_come_back_from_their_own_cameras(make_path):
+    """Two walls of random colours, each 2 m in front of a camera that is turned about all axes."""
+    latents = torch.cat([wall(seed=seed)[1] for seed in (0, 1)], dim=2)
+    sight, _, one = wall()
+    seen = one.each(lambda value: value.repeat(1, 2, *[1] * (value.ndim - 2)))
+    c2w = make_path(1, 2)
+    c2w[:, 1, :3, 3] += 50.0  # far enough for either not to see the other's wall
+    shown = view(make_cloud(sight, latents, seen, c2w), c2w, CAMERA)[0, ..., :3]
+    frames = 2 * PatchCodec(8).decode_groups(latents)[0, :, -1] - 1
+    torch.testing.assert_close(shown, frames, atol=1e-2, rtol=0)
+
+
+def test_an_over_sure_finder_names_nothing_and_breaks_nothing():
+    sight, latents, seen = wall()
+    logits = torch.zeros(1, 1 + CELLS)
+    logits[:, 0] = 500.0
+    assert (make_cloud(sight, latents, seen, HERE).name(logits, sight).named == 0).all()

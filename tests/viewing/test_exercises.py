@@ -57,6 +57,8 @@ CASES = [
     ("check_allowed", (16,), (None,)),
     ("check_flip", (lambda c2w: c2w @ torch.diag(torch.tensor([1.0, -1, -1, 1])),), (lambda c2w: c2w,)),
     ("check_tokens", (tokens(SMALL), SMALL), (None, SMALL)),
+    ("check_latents", (21,), (None,)),
+    ("check_block_operations", (lambda n, m, d, f: 4 * n * d * (2 * d + m + f),), (lambda n, m, d, f: 8 * n * d**2,)),
     ("check_guide", (lambda free, cond, scale: free + scale * (cond - free),), (lambda free, cond, scale: cond,)),
     ("check_weight", (lambda sigma: sigma.clamp(min=0.3) ** -2,), (torch.ones_like,)),
     ("check_uses_context", (lambda a, b, c: a > max(b, c) + 0.5,), (lambda a, b, c: a > c,)),

@@ -64,7 +64,7 @@ def load_episode(folder: str | Path) -> Episode:
     if not folder.is_dir():
         raise FileNotFoundError(f"expected an episode folder at {folder}, got nothing there: check the path")
     if not (folder / TRANSFORMS_NAME).exists():
-        return Episode(read_frames(_only_video(folder)), None, None)
+        return Episode(read_frames(only_video(folder)), None, None)
     name, video = str(folder / TRANSFORMS_NAME), folder / VIDEO_NAME
     transforms = _read_json(folder / TRANSFORMS_NAME)
     camera = _read_camera(transforms, name)
@@ -188,7 +188,8 @@ def _read_poses(transforms: dict[str, Any], name: str) -> Tensor:
     return flip_axes(c2w)
 
 
-def _only_video(folder: Path) -> Path:
+def only_video(folder: Path) -> Path:
+    """The one video of a folder; ``FileNotFoundError`` or ``ValueError`` where there is none, or more than one."""
     videos = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise FileNotFoundError(f"expected a video in {folder}, got none: put the scan there")

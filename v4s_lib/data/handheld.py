@@ -51,7 +51,7 @@ def shake(c2w: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def open_shutter(c2w: Tensor) -> Tensor:
-    """Poses (BLUR_SAMPLES, F, 4, 4) between each frame's (F, 4, 4) and the next one's, while the shutter is open."""
+    """Poses (BLUR_SAMPLES, F, 4, 4) while the shutter is open, around those of F frames (F, 4, 4), F > 1."""
     step = torch.cat([c2w[1:], 2 * c2w[-1:] - c2w[-2:-1]]) - c2w
     moments = torch.linspace(-OPEN / 2, OPEN / 2, BLUR_SAMPLES)
     poses = c2w + moments[:, None, None, None] * step

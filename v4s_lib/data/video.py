@@ -85,6 +85,22 @@ def count_frames(path: str | Path) -> int:
     return _probe(Path(path)).count
 
 
+def frame_times(path: str | Path) -> Tensor:
+    """When a video shows its frames: seconds after the first one, float64 (F,), rising."""
+    path = Path(path)
+    _probe(path)
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        unit = stream.time_base
+    if None in times:
+        raise ValueError(
+            f"expected a video with times in {path}, got one without: write it again with ffmpeg -i IN OUT"
+        )
+    times = torch.tensor(sorted(times), dtype=torch.float64)
+    return (times - times[0]) * float(unit)
+
+
 def write_video(path: str | Path, frames: Tensor, fps: float = 10, crf: int = 6, pixels: str = "yuv444p") -> None:
     """Write uint8 RGB frames (F, H, W, 3) as H.264 in MP4, by default with full colour resolution and high quality.
 

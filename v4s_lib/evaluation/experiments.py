@@ -24,7 +24,7 @@ from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.navigation import score_all
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, save_results, weights_digest
-from v4s_lib.evaluation.statistics import make_row, paired_difference, paired_ratio
+from v4s_lib.evaluation.statistics import Row, make_row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 
@@ -82,10 +82,12 @@ def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: 
         guide_context=arm.guide_context,
         generator=torch.Generator().manual_seed(seed),
     )
-    frames = torch.arange(len(episode.scan.rgb))
-    if arm.scan_latents is None:  # also without context, the pixels that the pipeline's draw of latents would tell
-        length, count = (len(scan) - 1) // 4 + 1, arm.context_latents or preset.task.context_latents
-        frames = grouped_frames(sample_context(length, count, torch.Generator().manual_seed(seed))).flatten().unique()
+    index = output.context_index
+    if not arm.with_context:  # the pixels that the latents tell which the pipeline would have drawn
+        index = sample_context((len(scan) - 1) // 4 + 1, len(index), torch.Generator().manual_seed(seed))
+    frames = grouped_frames(index).flatten().unique()
+    if arm.scan_latents is not None:
+        frames = torch.arange(len(episode.scan.rgb))
     known = episode.known(frames, preset.task.camera)
     return {"ours": picture_measures(output.frames[0], episode.target.rgb, known)}
 
@@ -153,7 +155,7 @@ def retention(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     values = [np.array(result["per_episode"][metric], float) for result in results]
     known, unknown = values[0] - values[1], values[2] - values[3]
     kept = paired_ratio(unknown, known, np.arange(len(known)))
-    row = {"method": results[2]["arm"]["name"], "metric": "retention", "unit": "1", **vars(kept), "failed": 0}
+    row = Row(results[2]["arm"]["name"], "retention", "1", **vars(kept), failed=0).to_json()
     provenance = ("preset", "split", "weights_sha256", "commit", "seed", "episodes")
     return {name: results[0][name] for name in provenance} | {"rows": [row]}
 

@@ -74,16 +74,21 @@ def paired_difference(first: np.ndarray, second: np.ndarray, scenes: np.ndarray,
 
 
 def paired_ratio(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of ``first`` over that of ``second`` (E,), over the episodes that both have a value for, and its interval."""
+    """Mean of ``first`` over that of ``second`` (E,), over the episodes that have both, and its interval.
+
+    It is unknown (NaN) where the mean of ``second`` is not surely above zero.
+    """
     first, second, scenes = (np.asarray(part, np.float64) for part in (first, second, scenes))
     if not first.shape == second.shape == scenes.shape:
         raise ValueError(f"expected the same episodes of both, got {first.shape} and {second.shape}: align them")
     counted = ~np.isnan(first + second)
     first, second, (names, index) = first[counted], second[counted], np.unique(scenes[counted], return_inverse=True)
-    if len(names) < 2 or second.sum() == 0:
+    if len(names) < 2:
         return Interval(math.nan, math.nan, math.nan, len(first))
     over, under = np.bincount(index, first), np.bincount(index, second)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    if (drawn @ under).min() <= 0:  # a share of what may be nothing is no number
+        return Interval(math.nan, math.nan, math.nan, len(first))
     low, high = np.quantile((drawn @ over) / (drawn @ under), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(first.sum() / second.sum()), float(low), float(high), len(first))
 

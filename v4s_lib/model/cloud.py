@@ -18,6 +18,7 @@ from v4s_lib.model.sight import CELL, Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse
 
 NEARER = 20.0  # a point twice as far away counts 2**-20 as much: what stands behind does not shine through; our choice
+NOMINAL = 5.0  # metres, from where on the weights count: their 20th power would leave fp32 far away; our choice
 CLOSEST = 0.05  # metres; nothing closer to the camera is shown
 CHANNELS = 6  # of a view: three colours, how much they differ, how far it is what words name, how many points
 
@@ -42,13 +43,12 @@ class Cloud:
 
         ``logits`` (B, 1 + P * N) are a finder's, of the cells that ``sight`` has seen.
         """
-        share = logits.softmax(dim=1)[:, 1:]
-        share = share / share.amax(dim=1, keepdim=True) * (1 - logits.softmax(dim=1)[:, :1])
-        cells = sight.size[0] * sight.size[1]
-        named = fine(share.unflatten(1, (-1, cells)), sight).flatten(1)
+        cells = logits[:, 1:]
+        share = (cells - cells.amax(dim=1, keepdim=True)).exp() * (1 - logits.softmax(dim=1)[:, :1])
+        named = fine(share.unflatten(1, (-1, sight.size[0] * sight.size[1])), sight).flatten(1)
         repeats = len(named) // len(self.place)
-        place, color, weight = (v.repeat_interleave(repeats, dim=0) for v in (self.place, self.color, self.weight))
-        return Cloud(place, color, weight, named)
+        own = (value.repeat_interleave(repeats, dim=0) for value in (self.place, self.color, self.weight))
+        return Cloud(*own, named)
 
 
 def make_cloud(sight: Sight, latents: Tensor, seen: Seen, c2w: Tensor, blind: Tensor | None = None) -> Cloud:
@@ -104,7 +104,7 @@ def _view_one(cloud: Cloud, room: int, c2w: Tensor, camera: Camera) -> Tensor:
     brightness = color.mean(dim=0)
     one = torch.ones_like(brightness)
     facts = torch.stack([*color, brightness, brightness.square(), cloud.named[room, point], one])
-    facts = torch.cat([facts * (cloud.weight[room, point] * far[shown] ** -NEARER), one[None]])
+    facts = torch.cat([facts * (cloud.weight[room, point] * (far[shown] / NOMINAL) ** -NEARER), one[None]])
     sums = facts.new_zeros(len(facts), len(c2w) * height * width)
     sums.scatter_add_(1, index.expand(len(facts), -1), facts)
     *means, square, named, total, count = sums

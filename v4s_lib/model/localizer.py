@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
 from v4s_lib.model.pose import POSE_FEATURES
-from v4s_lib.worlds.cameras import turning
+from v4s_lib.worlds.cameras import inverse, turning
 
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
@@ -74,6 +74,8 @@ def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_co
     start = planned[:, :1, -1:]
     if not has_context:
         start = torch.eye(4, device=planned.device).expand_as(start)
+        with torch.autocast(planned.device.type, enabled=False):
+            planned = inverse(planned[:, :1, -1:]) @ planned
     planned = torch.cat([start.expand_as(planned[:, :1]), planned[:, 1:]], dim=1)
     if path is None:
         return planned
@@ -86,7 +88,8 @@ def aim(planned: Tensor, place: Tensor, sure: Tensor) -> Tensor:
     """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3).
 
     The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way.
-    ``sure`` (B,) is how much of the angle is made up for, 0..1.
+    ``sure`` (B,) is how much of the angle is made up for, 0..1. The turn is the shortest one, so a large one rolls the
+    camera a little (5 degrees in 20 at a pitch of 17 degrees); a plan that does not turn at all stays as it is.
     """
     with torch.autocast(planned.device.type, enabled=False):
         frames = planned.flatten(1, 2)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from v4s_lib.model.blocks import KeyValue
+from v4s_lib.model.cloud import Cloud
 from v4s_lib.model.places import Compared, PlacedFrames
 
 
@@ -15,6 +16,7 @@ class ContextCache:
     blocks: list[KeyValue]  # keys and values of every block
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
+    cloud: Cloud | None = None  # what they show, for a painter
 
 
 @dataclass

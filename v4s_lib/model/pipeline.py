@@ -272,7 +272,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
         ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
         """
         highest = torch.full((len(noise),), 1000.0, device=noise.device)
-        _, findings = self.transformer(noise, highest, time_index, **condition, return_findings=True)
+        findings = self.transformer(noise, highest, time_index, **condition, only_findings=True)
         planned = findings.target_poses
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)

@@ -1,12 +1,11 @@
 """Context and start frames, placed by what they share with each other; see ``sight`` and ``alignment``."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from v4s_lib.model.alignment import align, pair_up, points
-from v4s_lib.model.cloud import Cloud, make_cloud
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import inverse
 
@@ -17,7 +16,6 @@ class PlacedFrames:
 
     seen: Seen  # (B, P, ...)
     c2w: Tensor  # (B, P, 4, 4)
-    cloud: Cloud  # what they show
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
 
     def repeat(self, batch: int) -> "PlacedFrames":
@@ -26,7 +24,7 @@ class PlacedFrames:
         def change(value: Tensor) -> Tensor:
             return value.repeat_interleave(batch // len(self.c2w), dim=0)
 
-        return replace(self, seen=self.seen.each(change), c2w=change(self.c2w), blind=change(self.blind))
+        return PlacedFrames(self.seen.each(change), change(self.c2w), change(self.blind))
 
     def points(self, sight: Sight, batch: int) -> Tensor:
         """The points (batch, P * N, 3) that their cells show, in the context's axes."""
@@ -67,8 +65,7 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
             aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others), slice(0, count - 1))
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
-    last = placed[:, :, -1]
-    return placed, PlacedFrames(seen, last, make_cloud(sight, latents, seen, last, blind), blind)
+    return placed, PlacedFrames(seen, placed[:, :, -1], blind)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
-from v4s_lib.model.places import compare, place_context
+from v4s_lib.model.places import compare
 from v4s_lib.model.pose import POSE_FEATURES
 from v4s_lib.model.sight import Sight
 from v4s_lib.model.text import WordEmbedding
@@ -178,11 +178,14 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             if i == self.config.localize_after:
                 findings.context_numbers = self.localizer(states, grid[0])
                 placed = pose_matrix(findings.context_numbers.detach())
+                if not only_poses:
+                    placed = self._place_context(latents, placed, timestep[:, 0] > 0, cache)
+                    findings.context_poses = placed
+                if self.finder is not None:
+                    looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
+                    cache.cells = (self.finder.keys(latents), looks)
                 if only_poses:
                     return cache
-                if self.sight is not None:
-                    placed, cache.frames = place_context(self.sight, latents, placed, timestep[:, 0] > 0)
-                placed = findings.context_poses = self.localizer.told_context(placed)
                 states = self.localizer.draw_from(embedded, states)
                 rays = self._rays(placed, grid)
                 if self.config.ray_rotary:
@@ -191,9 +194,6 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
                 states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
             cache.blocks.append(own)
-        if self.finder is not None:
-            looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
-            cache.cells = (self.finder.keys(latents), looks)
         return cache
 
     def forward(
@@ -228,7 +228,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
             return_findings: also return what localizer, sight and finder predict.
-            only_findings: stop there, and let it teach localizer and sight; what the blocks after them need is left.
+            only_findings: stop there: all that teaches localizer, sight and finder, and what a plan is made of.
             paint_frames: which of a latent's four frames a painter paints; None is all.
 
         Returns:
@@ -263,7 +263,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             if i == self.config.localize_after:
                 states = self._find_way(states, target_latents, encoder_hidden_states, context_cache, findings)
                 if only_findings:
-                    if self.sight is not None:
+                    if self.sight is not None and context_latents is not None:
                         findings.compared = compare(self.sight, context_latents, target_latents)
                     return findings
                 states = self.localizer.draw_from(first, states)
@@ -283,9 +283,14 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
         if self.painter is not None:
             scene = self._scene(target_latents, path[:, 0, -1], context_cache, findings)
-            given = (value[:, :, clean_latents:] for value in (output, target_latents))
-            moving = (value[:, clean_latents:] for value in (times, path))
-            painted = self.painter(*given, *moving, scene, paint_frames)
+            painted = self.painter(
+                output[:, :, clean_latents:],
+                target_latents[:, :, clean_latents:],
+                times[:, clean_latents:],
+                path[:, clean_latents:],
+                scene,
+                paint_frames,
+            )
             output = torch.cat([output[:, :, :clean_latents], painted], dim=2)
         return (output, findings) if return_findings else output
 

@@ -9,12 +9,22 @@ from v4s_lib.model.finder import named_place
 from v4s_lib.model.localizer import aim, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
-from v4s_lib.model.places import place_start
+from v4s_lib.model.places import place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 
 
 class WayMixin:
-    """The part of the transformer that predicts poses of targets, and says where tokens look."""
+    """The part of the transformer that works out where frames stand, plans paths, and says where tokens look."""
+
+    def _place_context(self, latents: Tensor, guess: Tensor, blind: Tensor, cache: ContextCache) -> Tensor:
+        """Poses (B, T, 4, 4, 4) of a context's frames, from the localizer's; what sight saw goes into the cache."""
+        placed = guess
+        if self.sight is not None:
+            placed, cache.frames = place_context(self.sight, latents, guess, blind)
+        placed = self.localizer.told_context(placed)
+        if self.painter is not None:
+            cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
+        return placed
 
     def _find_way(
         self, states: Tensor, latents: Tensor, text: Tensor | None, cache: ContextCache | None, findings: Findings
@@ -50,7 +60,9 @@ class WayMixin:
             placed = torch.cat([start, placed[:, 1:]], dim=1)
         if points is not None:
             found = findings.found.detach()
-            placed = aim(placed, named_place(found, points), 1 - found.softmax(dim=1)[:, 0])
+            sure = 1 - found.softmax(dim=1)[:, 0]
+            sure = sure * ~cache.frames.blind.repeat_interleave(len(sure) // len(cache.frames.blind))
+            placed = aim(placed, named_place(found, points), sure)
         findings.target_poses = self.localizer.told_target(placed)
         return states
 
@@ -61,7 +73,7 @@ class WayMixin:
         cloud = make_cloud(self.sight, first, self.sight(first), start[:, None])
         shared = cloud.weight.new_zeros(len(latents)) if findings.shared is None else findings.shared
         if cache is not None:
-            known = cache.frames.cloud
+            known = cache.cloud
             if findings.found is not None:
                 known = known.name(findings.found, self.sight)
             cloud = known.join(cloud)

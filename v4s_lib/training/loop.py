@@ -170,14 +170,13 @@ class _Run:
 
     def locate(self, sample: Sample) -> torch.Tensor:
         """The loss of the steps that teach localizer, sight and finder alone."""
-        reads = self.preset.model["vocabulary"] is not None
         findings = self.model(
             sample.target_latents,
             torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
             sample.target_time_index,
             sample.context_latents,
             sample.context_time_index,
-            words=sample.words if reads else None,
+            words=sample.words if self.preset.model["vocabulary"] else None,
             only_findings=True,
         )
         none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)

@@ -21,7 +21,7 @@ class Preset:
     first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
-    locate_steps: int  # first of the steps, that teach localizer and sight alone: where before what
+    locate_steps: int  # first of the steps, that teach localizer, sight and finder alone: where before what
     true_poses_until: float  # share of the other steps over which true poses in place of predicted ones fade out
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels

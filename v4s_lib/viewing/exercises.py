@@ -12,6 +12,7 @@ from v4s_lib.data.episodes import flip_axes
 from v4s_lib.data.windows import latent_frame_range
 from v4s_lib.evaluation.judges import best_of, box_overlap
 from v4s_lib.evaluation.picture import pooled_psnr
+from v4s_lib.training.full import latents_of
 from v4s_lib.training.loss import LossConfig
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import pose, rotation_angle, translation_distance
@@ -78,6 +79,19 @@ def check_uses_context(function: Callable[[float, float, float], bool]) -> None:
     cases = {(16.0, 12.0, 13.0): True, (13.1, 13.0, 13.1): False, (14.0, 13.9, 11.0): False, (12.0, 14.0, 13.0): False}
     wrong = [case for case, truth in cases.items() if bool(function(*case)) != truth]
     _say(not wrong, f"at {wrong[:1]} you say otherwise; its own context must beat both controls by at least 0.5 dB")
+
+
+def check_latents(answer: int | None) -> None:
+    """04: latents of a video of 81 frames."""
+    _say(answer == latents_of(81), "frame 0 alone is one latent, and every four frames after it are one")
+
+
+def check_block_operations(function: Callable[[int, int, int, int], int]) -> None:
+    """04: operations of a block without text, for n tokens that attend to m, of width d and inner width f."""
+    sizes = {"n": 7, "m": 19, "d": 12, "f": 50}
+    n, m, d, f = sizes.values()
+    answer, truth = function(**sizes), 8 * n * d**2 + 4 * n * m * d + 4 * n * d * f
+    _say(answer == truth, f"for {sizes} you have {answer:,} of {truth:,}")
 
 
 def check_pooled(function: Callable[[Tensor, Tensor], float]) -> None:
