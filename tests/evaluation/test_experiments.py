@@ -62,7 +62,7 @@ def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(experiments.EXPERIMENTS, "context", arms)
     asked = ["context", "--preset", "smoke", "--episodes", "2", "--split", "validation"]
     assert experiments.main([*asked, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["context_one.json", "context_two.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["context.json", "context_one.json", "context_two.json"]
     assert "| two |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         experiments.main(["speed"])
@@ -85,14 +85,17 @@ def test_arms_with_and_without_context_are_scored_over_the_same_pixels(monkeypat
     assert all(torch.equal(mask, first[0]) and not torch.equal(video, first[1]) for mask, video in others)
 
 
-def test_retention_is_the_share_of_the_gain_that_is_left():
-    """Gains of 4 dB and of 3 dB in every room: three quarters, and no interval."""
+def test_arms_are_summarised_for_the_ledger():
+    """Gains of 4 dB and of 3 dB in every room: three quarters are kept, and no interval."""
     rooms, shared = np.array([20.0, 18.0, 22.0]), {"split": "test", "weights_sha256": "", "commit": "", "seed": 0}
+    shared |= {"experiment": "handheld", "preset": "small", "episodes": 3}
     values = (rooms, rooms - 4, rooms - 2, rooms - 5)
-    results = [
-        {**stored(name, list(value)), **shared, "preset": "small", "episodes": 3}
-        for name, value in zip("abcd", values, strict=True)
-    ]
-    (row,) = experiments.retention(results)["rows"]
+    results = [{**stored(name, list(value)), **shared} for name, value in zip("abcd", values, strict=True)]
+    found = experiments.summarise(results)
+    assert found["gain"]["b - a"]["mean"] == pytest.approx(-4) and found["gain"]["d - c"]["high"] == pytest.approx(-3)
+    assert len(found["gain"]) == 6 and len(found["rows"]) == 5
+    row = found["rows"][-1]
     assert (row["method"], row["metric"], row["n"]) == ("c", "retention", 3)
     assert row["mean"] == row["low"] == row["high"] == pytest.approx(0.75)
+    plain = experiments.summarise([{**result, "experiment": "guidance"} for result in results[:2]])
+    assert len(plain["rows"]) == 2 and list(plain["gain"]) == ["b - a"]

@@ -1,7 +1,7 @@
 """``python -m v4s_lib.evaluation.experiments guidance``: arms of an experiment, on the same test rooms.
 
 An arm is a way to sample the shipped weights. Its episodes are scored one at a time and kept: a stopped run goes on.
-Its figures go to ``data_manifests/results/experiments``, one JSON an arm, and are compared in pairs, room by
+Its figures go to ``data_manifests/results/experiments``, one JSON an arm and one for all, compared in pairs, room by
 room. Pixels are the same in all arms of an experiment: recalled from the context or, where that differs from arm to
 arm, from the whole scan.
 """
@@ -147,17 +147,27 @@ def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> 
     return "\n".join(lines)
 
 
-def retention(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dict[str, Any]:
-    """What is left out of domain of the gain over no context: a result of its own, for the ledger.
-
-    ``results`` are of four arms: in domain with and without context, out of domain with and without.
-    """
+def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dict[str, Any]:
+    """All arms of an experiment in one result, for the ledger: their rows, and every later arm minus every earlier."""
+    names = [result["arm"]["name"] for result in results]
     values = [np.array(result["per_episode"][metric], float) for result in results]
-    known, unknown = values[0] - values[1], values[2] - values[3]
-    kept = paired_ratio(unknown, known, np.arange(len(known)))
-    row = Row(results[2]["arm"]["name"], "retention", "1", **vars(kept), failed=0).to_json()
-    provenance = ("preset", "split", "weights_sha256", "commit", "seed", "episodes")
-    return {name: results[0][name] for name in provenance} | {"rows": [row]}
+    scenes = np.arange(len(values[0]))
+    pairs = [(later, first) for later in range(len(names)) for first in range(later)]
+    gain = {f"{names[a]} - {names[b]}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs}
+    rows = [row for result in results for row in result["rows"]]
+    if results[0]["experiment"] == "handheld":
+        rows.append(retention(names[2], values))
+    provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes")
+    return {name: results[0][name] for name in provenance} | {"rows": rows, "gain": gain}
+
+
+def retention(name: str, values: list[np.ndarray]) -> dict[str, Any]:
+    """The row of what is left out of domain of the gain over no context.
+
+    ``values`` (4, E) are of four arms: in domain with and without context, out of domain with and without.
+    """
+    kept = paired_ratio(values[2] - values[3], values[0] - values[1], np.arange(len(values[0])))
+    return Row(name, "retention", "1", **vars(kept), failed=0).to_json()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,8 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         for arm in EXPERIMENTS[args.experiment]:
             results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
             save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
-        if args.experiment == "handheld":
-            save_results(retention(results), args.out / "handheld.json")
+        save_results(summarise(results), args.out / f"{args.experiment}.json")
     except KeyboardInterrupt:
         print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
         return 130

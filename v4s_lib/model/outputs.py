@@ -7,6 +7,7 @@ from torch import Tensor
 from v4s_lib.model.blocks import KeyValue
 from v4s_lib.model.cloud import Cloud
 from v4s_lib.model.places import Compared, PlacedFrames
+from v4s_lib.model.sight import Seen
 
 
 @dataclass
@@ -28,5 +29,6 @@ class Findings:
     context_poses: Tensor | None = None  # (B, T', 4, 4, 4) c2w that the later blocks work with
     target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
     found: Tensor | None = None  # (B*M, 1 + N) logits of a finder
+    start_seen: Seen | None = None  # (B*M, 1, ...) what sight sees in the start frames
     shared: Tensor | None = None  # (B*M,) share of the start frame that sight finds in the context
     compared: Compared | None = None  # what sight saw, to teach it

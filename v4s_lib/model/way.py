@@ -44,10 +44,13 @@ class WayMixin:
             findings.found = self.finder(text, keys)
             states = states + self.finder.change(findings.found, looks).type_as(states)
         start = points = None
+        if self.sight is not None:
+            with torch.no_grad():
+                findings.start_seen = self.sight(latents[:, :, :1])
         if cache is not None and cache.frames is not None:
             with torch.no_grad():
                 guess = pose_matrix(self.localizer(states[:, :first], 1))
-                start, findings.shared = place_start(self.sight, self.sight(latents[:, :, :1]), cache.frames, guess)
+                start, findings.shared = place_start(self.sight, findings.start_seen, cache.frames, guess)
             if self.painter is not None:
                 states = states + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
             if findings.found is not None:
@@ -69,8 +72,7 @@ class WayMixin:
     @torch.no_grad()
     def _scene(self, latents: Tensor, start: Tensor, cache: ContextCache | None, findings: Findings) -> Scene:
         """What a painter is shown: the points of the context, if there is one, and of start frames at (B*M, 4, 4)."""
-        first = latents[:, :, :1]
-        cloud = make_cloud(self.sight, first, self.sight(first), start[:, None])
+        cloud = make_cloud(self.sight, latents[:, :, :1], findings.start_seen, start[:, None])
         shared = cloud.weight.new_zeros(len(latents)) if findings.shared is None else findings.shared
         if cache is not None:
             known = cache.cloud

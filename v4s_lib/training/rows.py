@@ -69,6 +69,13 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
     return tensors, {"latents": count, "horizontal_fov": fov, "source": source_hashes(episode)}
 
 
+def needed_bytes(episodes: list[Path], codec: Codec, stamp: Stamp) -> int:
+    """Bytes that the rows of these episodes take, counted in their videos before anything is encoded."""
+    channels, rows, columns = latent_shape(codec, stamp.height, stamp.width)
+    size = channels * rows * columns * DTYPES[stamp.dtype].itemsize + EXTRA
+    return size * sum(whole_latents(count_frames(episode_video(episode)), stamp.stride) for episode in episodes)
+
+
 def read_instructions(path: Path | None) -> dict[str, list[str]]:
     """Sentences of each scan, from a JSON file ``{"scan": ["sentence", ...]}``."""
     if path is None:

@@ -1,0 +1,239 @@
+"""Encode scans once: ``python -m v4s_lib.training.latents EPISODES --out FOLDER --codec patch:8``.
+
+A cache is a folder. ``plan.json`` says which scans belong to which shard; a shard is a folder that appears when it is
+whole, with its own list of hashes; ``index.json`` is made of these lists when all shards are there. Run the same
+command again after a kill, and it goes on after the last whole shard; run it with more scans, and it adds shards. A
+training target is an episode of its own: its first latent holds its start frame alone, as no latent of the scan does.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from v4s_lib.data import disk
+from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.model.encoding import load_codec
+from v4s_lib.model.text_encoder import encode_sentences, text_digest
+from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, Stamp, check_stamp, describe_file, make_stamp
+from v4s_lib.training.checkpoints import write_folder
+from v4s_lib.training.rows import encode_scan, find_episodes, needed_bytes, read_instructions, source_hashes
+from v4s_lib.training.workers import run_workers
+
+LIST = "list.json"  # beside a file, what is in it
+LOCK = ".latents.lock"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    episodes: dict[str, Path]
+    out: Path
+    codec: str
+    stamp: Stamp
+    device: str
+    shards: dict[str, list[str]]  # names of the scans in each
+
+
+def encode_scans(
+    episodes: Path,
+    out: Path,
+    codec: str,
+    stamp: Stamp,
+    instructions: dict[str, list[str]] | None = None,
+    text_encoder: Path | None = None,
+    scans_a_shard: int = 16,
+    workers: int = 1,
+    device: str = "cpu",
+) -> Path:
+    """Encode what is missing of a cache at ``out``; returns its index. Interrupted, the same call goes on.
+
+    Args:
+        episodes: an episode, or a folder of some.
+        codec: see ``load_codec``; ``stamp`` is of it.
+        instructions: sentences of each scan; one that is not named keeps what it had, or has the one for navigation.
+        text_encoder: see ``encode_sentences``.
+        scans_a_shard: what a kill costs at most, for each worker.
+        workers: processes; with ``device`` "cuda" each takes the next GPU.
+
+    Raises:
+        ValueError, OSError: one sentence; shards that were whole before are still there, and nothing half-written is.
+    """
+    if min(scans_a_shard, workers) < 1:
+        raise ValueError(f"expected scans a shard and workers from 1, got {scans_a_shard} and {workers}: choose others")
+    found, instructions = find_episodes(episodes), instructions or {}
+    if unknown := sorted(set(instructions) - set(found)):
+        raise ValueError(f"expected instructions for scans in {episodes}, got some for {unknown[0]}: correct the names")
+    try:
+        with disk.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(out / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"expected one run at a time in {out}, got another at work: wait for its end") from None
+    with lock:
+        try:
+            job = Job(found, out, codec, stamp, device, plan_shards(out, stamp, list(found), scans_a_shard))
+            return write_index(job, encode_missing(job, workers), instructions, text_encoder)
+        finally:  # what a worker that was ended left, or a kill before this run
+            for part in out.glob("*.part"):
+                part.unlink() if part.is_file() else shutil.rmtree(part)
+
+
+def plan_shards(out: Path, stamp: Stamp, names: list[str], scans_a_shard: int) -> dict[str, list[str]]:
+    """Which scans belong to which shard: as planned before, and new shards for scans that are new."""
+    plan = disk.read_json(out / PLAN)
+    if not plan and any(not path.name.startswith(".") and path.suffix != ".part" for path in out.iterdir()):
+        raise ValueError(f"expected a latent cache or an empty folder at {out}, got another: choose another --out")
+    if plan:
+        check_stamp(out, stamp, Stamp(**plan["stamp"]))
+    shards = plan.get("shards", {})
+    known = {name for scans in shards.values() for name in scans}
+    new = sorted(set(names) - known)
+    for start in range(0, len(new), scans_a_shard):
+        shards[f"shard-{len(shards):05d}"] = new[start : start + scans_a_shard]
+    with disk.writing(out / PLAN):
+        disk.write_json(out / PLAN, {"stamp": asdict(stamp), "shards": shards})
+    return shards
+
+
+def encode_missing(job: Job, workers: int) -> dict[str, dict[str, Any]]:
+    """Encode the shards that are not whole yet; returns the lists of all."""
+    lists = {shard: shard_list(job, shard) for shard in job.shards}
+    missing = [shard for shard, facts in lists.items() if facts is None]
+    if missing:
+        names = [name for shard in missing for name in job.shards[shard]]
+        if absent := sorted(set(names) - set(job.episodes)):
+            raise FileNotFoundError(f"expected the planned scan {absent[0]} among the episodes, got none: put it back")
+        scans = [job.episodes[name] for name in names]
+        disk.require_space(job.out, needed_bytes(scans, load_codec(job.codec), job.stamp))
+        run_workers(encode_shards, job, [missing[worker::workers] for worker in range(min(workers, len(missing)))])
+    return lists | {shard: disk.read_json(job.out / shard / LIST) for shard in missing}
+
+
+def shard_list(job: Job, shard: str) -> dict[str, Any] | None:
+    """The list of a shard that is whole, ``None`` for another; ``ValueError`` when its scans were changed since."""
+    facts = whole_list(job.out / shard / LATENTS, stamp=asdict(job.stamp))
+    if facts is None or sorted(facts["scans"]) != job.shards[shard]:
+        return None
+    for name in set(facts["scans"]) & set(job.episodes):
+        if facts["scans"][name]["source"] != source_hashes(job.episodes[name]):
+            raise ValueError(
+                f"expected {job.episodes[name]} as it was when it was encoded, got other files: "
+                f"delete {job.out / shard}, or choose another --out"
+            )
+    return facts
+
+
+def encode_shards(job: Job, names: list[str], worker: int) -> None:
+    """Encode shards one after the other; each appears in the cache when it is whole."""
+    if job.device == "cuda":  # one GPU a worker
+        torch.cuda.set_device(worker % torch.cuda.device_count())
+    codec = load_codec(job.codec).to(job.device)
+    bar = {"position": worker, "desc": f"worker {worker}", "unit": "shard", "disable": None}
+    for shard in tqdm(names, **bar):
+        tensors, scans = {}, {}
+        for name in job.shards[shard]:
+            encoded, scans[name] = encode_scan(name, job.episodes[name], codec, job.stamp)
+            tensors |= encoded
+        write_file(job.out / shard / LATENTS, tensors, {"stamp": asdict(job.stamp), "scans": scans})
+
+
+def write_file(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors to a file, and beside it a list of ``facts``, size and sha256: its folder is there whole or not."""
+
+    def write(beside: Path) -> None:
+        save_file(tensors, beside / file.name)
+        disk.write_json(beside / LIST, facts | describe_file(beside / file.name))
+        shutil.copymode(beside / LIST, beside / file.name)  # safetensors lets its owner alone read it
+
+    disk.require_space(file.parents[1], sum(tensor.nbytes for tensor in tensors.values()))
+    write_folder(file.parent, write)
+
+
+def whole_list(file: Path, **expected: Any) -> dict[str, Any] | None:
+    """The list beside a file, when it says what is expected and the file is as it says; else ``None``."""
+    facts = disk.read_json(file.parent / LIST)
+    if not file.is_file() or any(facts.get(key) != value for key, value in expected.items()):
+        return None
+    return facts if facts | describe_file(file) == facts else None
+
+
+def write_index(
+    job: Job, lists: dict[str, dict[str, Any]], instructions: dict[str, list[str]], text_encoder: Path | None
+) -> Path:
+    """Encode the text, and make the index out of the shards' lists."""
+    before = disk.read_json(job.out / INDEX).get("scans", {})
+    said = {name: facts["instructions"] for name, facts in before.items()} | instructions
+    scans = {
+        name: facts | {"shard": shard, "instructions": said.get(name, [NAVIGATION])}
+        for shard, content in lists.items()
+        for name, facts in content["scans"].items()
+    }
+    sentences = sorted({"", *(sentence for facts in scans.values() for sentence in facts["instructions"])})
+    text = encode_text(job, text_encoder, sentences)
+    shards = {shard: {key: content[key] for key in ("size", "sha256")} for shard, content in lists.items()}
+    with disk.writing(job.out / INDEX):
+        index = {"stamp": asdict(job.stamp), "shards": shards, "scans": scans, "text": text}
+        disk.write_json(job.out / INDEX, index)
+    return job.out / INDEX
+
+
+def encode_text(job: Job, folder: Path | None, sentences: list[str]) -> dict[str, Any] | None:
+    """Size and sha256 of the file with the embeddings of ``sentences``, which is written unless it is there."""
+    if folder is None:
+        return None
+    file, expected = job.out / TEXT, {"stamp": asdict(job.stamp), "sentences": sentences}
+    if whole_list(file, **expected) is None:
+        embeddings = encode_sentences(folder, sentences, job.stamp.text_tokens, job.device)
+        tensors = {sentence: value.to(DTYPES[job.stamp.dtype]) for sentence, value in embeddings.items()}
+        write_file(file, tensors, expected)
+    return describe_file(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.latents", description=__doc__.splitlines()[0])
+    parser.add_argument("episodes", type=Path, help="an episode, or a folder of episodes")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--codec", required=True, help="patch:SIDE, or a saved codec's folder (a Wan pipeline's vae)")
+    parser.add_argument("--height", type=int, default=256, help="of the frames, pixels (default: 256, the paper's)")
+    parser.add_argument("--width", type=int, default=416, help="of the frames, pixels (default: 416, the paper's)")
+    parser.add_argument("--stride", type=int, default=1, help="take every n-th frame (default: 1)")
+    parser.add_argument("--dtype", default="bfloat16", help=f"to store: {', '.join(DTYPES)} (default: bfloat16)")
+    parser.add_argument("--text-encoder", type=Path, help="folder with text_encoder and tokenizer (default: no text)")
+    parser.add_argument("--text-tokens", type=int, default=512, help="to which text is padded (default: 512, Wan's)")
+    parser.add_argument("--instructions", type=Path, help='JSON file {"scan": ["sentence", ...]} (default: navigation)')
+    parser.add_argument("--scans-a-shard", type=int, default=16, help="what a kill costs at most (default: 16)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where each worker takes the next GPU")
+    args = parser.parse_args(arguments)
+    try:
+        if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"expected a device that this machine has, got {args.device}: choose cpu")
+        text = (None, None) if args.text_encoder is None else (text_digest(args.text_encoder), args.text_tokens)
+        stamp = make_stamp(load_codec(args.codec), args.dtype, args.height, args.width, args.stride, *text)
+        said = read_instructions(args.instructions)
+        asked = (args.episodes, args.out, args.codec, stamp, said, args.text_encoder)
+        index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command to go on after the last whole shard", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(index)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
