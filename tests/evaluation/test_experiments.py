@@ -62,7 +62,8 @@ def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(experiments.EXPERIMENTS, "context", arms)
     asked = ["context", "--preset", "smoke", "--episodes", "2", "--split", "validation"]
     assert experiments.main([*asked, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["context.json", "context_one.json", "context_two.json"]
+    names = sorted(path.stem for path in (tmp_path / "out").iterdir())
+    assert names == ["context", "context_one", "context_two"]
     assert "| two |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         experiments.main(["speed"])

@@ -36,7 +36,8 @@ class Uncached(Video4SpatialPipeline):
 @pytest.fixture
 def make(make_transformer) -> Callable[..., Video4SpatialPipeline]:
     def build(kind: type = Video4SpatialPipeline, gap: int = 4, **changes: object) -> Video4SpatialPipeline:
-        pipeline = kind(make_transformer(**changes), PatchCodec(4), FlowMatchEulerDiscreteScheduler(), gap)
+        least = changes.pop("least_shared", 0.0)
+        pipeline = kind(make_transformer(**changes), PatchCodec(4), FlowMatchEulerDiscreteScheduler(), gap, least)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -249,6 +250,20 @@ def test_without_context(make, inputs):
     ]
     assert torch.equal(none[0].frames, none[1].frames)
     assert len(none[0].context_index) == 0
+
+
+@torch.no_grad()
+def test_a_context_of_another_place_is_put_aside(make, inputs):
+    """What shares nothing with the start frame changes no bit, whatever it shows; one that does is used."""
+    sees = {"localize_after": 1, "position_size": (2, 3), "see_places": 4, "least_shared": 0.5}
+    pipeline, videos = make(**sees), (inputs["context_video"], rand(25, 8, 12, 3, seed=8))
+    for nothing, used in ((-1e3, True), (1e3, False)):  # the product of keys from which on two cells show one place
+        pipeline.transformer.sight.nothing.fill_(nothing)
+        first, second = (pipeline(**{**inputs, "context_video": v}, generator=seeded()) for v in videos)
+        assert first.context_used is second.context_used is used
+        assert torch.equal(first.frames, second.frames) != used
+    assert make(least_shared=0.5)(**inputs).context_used  # a model without sight takes what it is given
+    assert not make(**sees)(**{**inputs, "context_video": None}).context_used
 
 
 @pytest.fixture

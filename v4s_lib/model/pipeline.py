@@ -28,7 +28,8 @@ MIN_SIGMA = 1e-3  # floor of sigma where a clean prediction is turned into a vel
 @dataclass
 class Video4SpatialOutput(BaseOutput):
     frames: Tensor  # (M, F, H, W, 3) in 0..1, the start frame first
-    context_index: Tensor  # (P,) which latents of the context video were used
+    context_index: Tensor  # (P,) which latents of the context video were drawn
+    context_used: bool = True  # False: none was given, or it shows none of the start frames and was put aside
 
 
 def to_velocity(output: Tensor, noisy: Tensor, sigma: float, prediction_type: str) -> Tensor:
@@ -50,6 +51,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
         codec: pixels to latents and back.
         scheduler: flow-matching Euler scheduler; its shift is part of the saved pipeline.
         gap: latents between the scan's last and the start frame's time index.
+        least_shared: share of a start frame that a context must show, or it is put aside as one of another place.
     """
 
     model_cpu_offload_seq = "transformer"
@@ -60,10 +62,11 @@ class Video4SpatialPipeline(DiffusionPipeline):
         codec: PatchCodec,
         scheduler: FlowMatchEulerDiscreteScheduler,
         gap: int = 4,
+        least_shared: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, codec=codec, scheduler=scheduler)
-        self.register_to_config(gap=gap)
+        self.register_to_config(gap=gap, least_shared=least_shared)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs) -> "Video4SpatialPipeline":
@@ -238,6 +241,8 @@ class Video4SpatialPipeline(DiffusionPipeline):
         target_index = (length + self.config.gap + torch.arange(latent_count, device=device)).expand(len(start), -1)
         context_index = index[None].to(device)
         conditional = self._branch(noise if context is None else context, context_index, context is None)
+        if context is not None and self.transformer.shows(start, conditional) < self.config.least_shared:
+            context, conditional = None, self._branch(noise, context_index, True)
         conditional |= {"camera_path": path, "words": words}
         unconditional = None
         if guidance_scale != 1:
@@ -264,7 +269,7 @@ class Video4SpatialPipeline(DiffusionPipeline):
             moved = self.scheduler.step(velocity[:, :, 1:], timestep, latents[:, :, 1:], return_dict=False)[0]
             latents = torch.cat([start, moved], dim=2)
         # 6. Decode
-        return Video4SpatialOutput(frames=self.codec.decode(latents).cpu(), context_index=index)
+        return Video4SpatialOutput(self.codec.decode(latents).cpu(), index, context is not None)
 
     def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> Tensor:
         """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.

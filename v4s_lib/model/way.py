@@ -26,6 +26,21 @@ class WayMixin:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed
 
+    @torch.no_grad()
+    def shows(self, start: Tensor, condition: dict) -> float:
+        """Share of a start frame that a context shows, too: the largest of M (M, C, 1, h, w); 1 without sight.
+
+        ``condition`` are arguments of ``forward``, a ``context_cache`` among them.
+        """
+        cache = condition.get("context_cache")
+        if cache is None or cache.frames is None:
+            return 1.0
+        frames = cache.frames.repeat(len(start))
+        allowed = torch.ones(1, frames.c2w.shape[1], dtype=torch.bool, device=start.device)
+        own, others = self.sight(start).keys.flatten(1, 2), frames.seen.keys.flatten(1, 2)
+        nothing = self.sight.logits(own, others, allowed).softmax(dim=-1)[..., 0]
+        return 1 - nothing.mean(dim=1).min().item()
+
     def _find_way(
         self, states: Tensor, latents: Tensor, text: Tensor | None, cache: ContextCache | None, findings: Findings
     ) -> Tensor:

@@ -39,6 +39,7 @@ FREE = (
     "inference_steps",
     "guidance_scale",
     "shift",
+    "least_shared",
 )
 
 

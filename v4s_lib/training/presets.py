@@ -44,6 +44,7 @@ class Preset:
     save_every: int = 250  # steps
     inference_steps: int = 10  # this and the next: chosen by python -m v4s_lib.evaluation.settings
     guidance_scale: float = 1.0
+    least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
 
 
@@ -123,6 +124,7 @@ SMOKE = Preset(
     validation_rooms=2,
     save_every=2,
     inference_steps=2,
+    least_shared=0.0,  # untrained sight knows no place
 )
 
 PRESETS = {preset.name: preset for preset in (SMOKE, SMALL)}

@@ -16,7 +16,8 @@ from v4s_lib.training.presets import Preset, get_preset
 def make_pipeline(transformer: ContextVideoTransformer, preset: Preset) -> Video4SpatialPipeline:
     """A pipeline around a transformer, with the preset's codec, scheduler and gap."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
-    pipeline = Video4SpatialPipeline(transformer.eval(), PatchCodec(preset.patch_size), scheduler, preset.task.gap)
+    codec = PatchCodec(preset.patch_size)
+    pipeline = Video4SpatialPipeline(transformer.eval(), codec, scheduler, preset.task.gap, preset.least_shared)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
