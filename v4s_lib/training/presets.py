@@ -42,7 +42,7 @@ class Preset:
     validate_every: int = 500  # steps
     validation_rooms: int = 16
     save_every: int = 250  # steps
-    inference_steps: int = 10  # this and the next: chosen by python -m v4s_lib.evaluation.settings
+    inference_steps: int = 3  # this and the next: chosen by python -m v4s_lib.evaluation.settings
     guidance_scale: float = 1.0
     least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
