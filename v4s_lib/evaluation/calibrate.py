@@ -93,7 +93,7 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.calibrate", description=__doc__)
-    parser.add_argument("--rooms", type=int, default=96, help="validation rooms (default: 96)")
+    parser.add_argument("--rooms", type=int, default=256, help="validation rooms (default: 256)")
     parser.add_argument("--reader", type=Path, help="folder of a reader (default: the shipped one)")
     parser.add_argument("--out", type=Path, default=LIMITS)
     args = parser.parse_args(arguments)
