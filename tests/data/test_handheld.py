@@ -4,9 +4,12 @@ import torch
 
 from v4s_lib.data.handheld import SHAKE, compressed, drift, handheld, open_shutter, shake
 from v4s_lib.data.navigation import navigation_episode
-from v4s_lib.data.scans import psnr
 from v4s_lib.training.presets import SMOKE
 from v4s_lib.worlds.cameras import check_rigid, rotation_angle, translation_distance
+
+
+def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
+    return -10 * (one - other).square().mean().log10().item()
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -54,7 +54,7 @@ def test_it_paints_the_frames_it_is_asked_to(painting, inputs):
     everything, some = painting(**inputs), painting(**inputs, paint_frames=[2])
     change = to_pixels(some[:, :, 1:] - drafts[0], 4).abs().amax(dim=(0, 1, 3, 4, 5))
     assert (change > 1e-3).tolist() == [False, False, True, False]
-    torch.testing.assert_close(to_pixels(some, 4)[:, :, 2], to_pixels(everything, 4)[:, :, 2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(to_pixels(some, 4)[:, :, 2], to_pixels(everything, 4)[:, :, 2], atol=1e-2, rtol=1e-3)
 
 
 @torch.no_grad()
