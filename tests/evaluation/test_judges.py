@@ -28,7 +28,7 @@ TASK = get_preset("small").task
 
 @pytest.fixture(scope="module")
 def episode():
-    return grounding_episode("validation", 3, TASK)
+    return grounding_episode("validation", 4, TASK)
 
 
 @pytest.mark.parametrize("box", [(3, 8, 4, 9), (10, 20, 20, 40), (1, 5, 30, 45)])

@@ -102,3 +102,10 @@ def test_an_over_sure_finder_names_nothing_and_breaks_nothing():
     logits = torch.zeros(1, 1 + CELLS)
     logits[:, 0] = 500.0
     assert (make_cloud(sight, latents, seen, HERE).name(logits, sight).named == 0).all()
+
+
+def test_a_point_at_the_lens_does_not_overflow():
+    """5 cm away and as sure as can be: the weight is 1e30, and sums of it stay in fp32."""
+    sight, latents, seen = wall(0.051)
+    sure = Seen(seen.keys, seen.log_depth, seen.log_doubt - 10)
+    assert torch.isfinite(view(make_cloud(sight, latents, sure, HERE), HERE, CAMERA)).all()

@@ -18,7 +18,6 @@ from v4s_lib.model.sight import CELL, Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse
 
 NEARER = 20.0  # a point twice as far away counts 2**-20 as much: what stands behind does not shine through; our choice
-NOMINAL = 5.0  # metres, from where on the weights count: their 20th power would leave fp32 far away; our choice
 CLOSEST = 0.05  # metres; nothing closer to the camera is shown
 CHANNELS = 6  # of a view: three colours, how much they differ, how far it is what words name, how many points
 
@@ -104,7 +103,7 @@ def _view_one(cloud: Cloud, room: int, c2w: Tensor, camera: Camera) -> Tensor:
     brightness = color.mean(dim=0)
     one = torch.ones_like(brightness)
     facts = torch.stack([*color, brightness, brightness.square(), cloud.named[room, point], one])
-    facts = torch.cat([facts * (cloud.weight[room, point] * (far[shown] / NOMINAL) ** -NEARER), one[None]])
+    facts = torch.cat([facts * (cloud.weight[room, point] * far[shown] ** -NEARER), one[None]])
     sums = facts.new_zeros(len(facts), len(c2w) * height * width)
     sums.scatter_add_(1, index.expand(len(facts), -1), facts)
     *means, square, named, total, count = sums
