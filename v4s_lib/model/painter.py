@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
 from v4s_lib.model.cloud import CHANNELS, Cloud, view
-from v4s_lib.model.codec import to_latents, to_pixels
+from v4s_lib.model.codec import FRAMES_PER_LATENT, to_latents, to_pixels
 from v4s_lib.worlds.cameras import Camera
 
 WIDTHS = (32, 48, 96)  # of the convolutions
@@ -74,17 +74,17 @@ class Painter(nn.Module):
             timestep: (B, T) in 0..1000.
             path: (B, T, 4, 4, 4) c2w of their frames, in the scene's axes.
             scene: of the B targets.
-            frames: which of a latent's four frames to paint; None paints all.
+            frames: which of their 4T frames to paint; None paints all.
         """
-        frames = list(range(4)) if frames is None else frames
-        drafts, given = (to_pixels(value, self.patch) for value in (draft, noisy))
-        camera = Camera(*drafts.shape[3:5], self.horizontal_fov)
+        drafts, given = (to_pixels(value, self.patch).flatten(1, 2) for value in (draft, noisy))
+        frames = list(range(drafts.shape[1])) if frames is None else frames
+        camera = Camera(*drafts.shape[2:4], self.horizontal_fov)
         with torch.no_grad():
-            seen = view(scene.cloud, path[:, :, frames].flatten(1, 2), camera)
+            seen = view(scene.cloud, path.flatten(1, 2)[:, frames], camera)
         shape = seen.shape[:-1]
-        levels = (timestep / 1000).repeat_interleave(len(frames), dim=1), scene.shared[:, None]
+        levels = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames], scene.shared[:, None]
         constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
-        pictures = [value[:, :, frames].flatten(1, 2) for value in (drafts, given)]
+        pictures = [value[:, frames] for value in (drafts, given)]
         x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
         fine = self.fine(x)
         middle = self.middle(fine)
@@ -92,7 +92,7 @@ class Painter(nn.Module):
         middle = self.join_middle(torch.cat([middle, up], dim=1))
         up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
         change = self.change(self.join_fine(torch.cat([fine, up], dim=1)))
-        change = change.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1, len(frames)))
+        change = change.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1))
         painted = drafts.clone()
-        painted[:, :, frames] = drafts[:, :, frames] + change.type_as(drafts)
-        return to_latents(painted, self.patch)
+        painted[:, frames] = drafts[:, frames] + change.type_as(drafts)
+        return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)

@@ -229,7 +229,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             clean_latents: how many leading target latents are given.
             return_findings: also return what localizer, sight and finder predict.
             only_findings: stop there: all that teaches localizer, sight and finder, and what a plan is made of.
-            paint_frames: which of a latent's four frames a painter paints; None is all.
+            paint_frames: which of the noisy latents' frames a painter paints; None is all.
 
         Returns:
             (B*M, C, T, H, W), and the findings if asked for.

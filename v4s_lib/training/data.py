@@ -100,7 +100,7 @@ class RoomStream:
         """
         task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0)
         targets, contexts = task.targets, preset.locate_contexts
-        return replace(preset, task=task, contexts=contexts, reuse=min(4, contexts), pool_targets=targets)
+        return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
     def task(self, step: int) -> RoomTask:
         """The curriculum: how far the camera walks, and the start frame looks away, grows with the step."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from v4s_lib.model.codec import FRAMES_PER_LATENT
 from v4s_lib.model.localizer import pose_numbers
 from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
@@ -25,6 +26,7 @@ class LossConfig:
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
+    paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
 
@@ -167,7 +169,7 @@ def flow_matching_loss(
     the contexts the blocks after the localizer are given true poses in place of predicted ones.
     """
     target, context = sample.target_latents, sample.context_latents
-    count, device = len(target), target.device
+    count, device, moving = len(target), target.device, FRAMES_PER_LATENT * (target.shape[2] - 1)
 
     reads = _part(model, "word_embedding") is not None
 
@@ -209,7 +211,7 @@ def flow_matching_loss(
             camera_path=sample.camera_path,
             camera_mask=~no_path,
             return_findings=True,
-            paint_frames=[int(torch.randint(4, (), generator=generator))],  # a quarter of the cost teaches as well
+            paint_frames=torch.randperm(moving, generator=generator)[: config.paint_frames].tolist(),
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()

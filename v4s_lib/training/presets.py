@@ -29,13 +29,13 @@ class Preset:
     contexts: int = 8  # a step, on each process
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
-    locate_contexts: int = 16  # a locate step, on each process; a quarter of their rooms are new in each
+    locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float = 0.02  # for the matrices of the blocks
     adamw_lr: float = 1e-3  # for everything else
     weight_decay: float = 0.01
     warmup: int = 50  # steps
-    cooldown: float = 0.2  # last share of the steps, over which both rates fall to zero
+    cooldown: float = 0.3  # last share of the steps, over which both rates fall to zero
     ema_decay: float = 0.998
     mixed_precision: str = "bf16"  # pays on a CPU only with bf16 instructions and a compiled model
     compile: bool = True  # where a C++ compiler or a GPU is at hand
@@ -84,11 +84,11 @@ SMALL = Preset(
     first_reach=0.1,
     first_spread=5.0,
     ramp_steps=1200,
-    locate_steps=600,
-    true_poses_until=0.5,
+    locate_steps=2400,
+    true_poses_until=0.3,
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=2400,
+    steps=4400,
 )
 
 SMOKE = Preset(
