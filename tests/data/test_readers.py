@@ -164,17 +164,15 @@ def test_the_command_writes_part_of_a_scan_and_says_what(scans, room, tmp_path, 
     assert "out: 2 frames of 32x48, 75.0 degrees wide, 0 objects, lengths in metres" in capsys.readouterr().out
     c2w = load_episode(tmp_path / "out").c2w
     assert (c2w[:, :3, 3] - 0.5 * room.c2w[::2, :3, 3]).abs().max() < 1e-5
-    with pytest.raises(ValueError, match="expected a free place for the episode, got the existing"):
-        main(["nerfstudio", folder, *small])
     small[-1] = str(tmp_path / "other")
-    with pytest.raises(ValueError, match="expected a stride and a count from 1, got 0 and None: choose"):
-        main(["nerfstudio", folder, *small, "--stride", "0"])
-    with pytest.raises(ValueError, match="expected a field of view from 1 to 75.0 degrees, got 90.0: choose"):
-        main(["nerfstudio", folder, *small, "--fov", "90"])
-    with pytest.raises(
-        ValueError, match="expected a positive scale for a scan of unknown unit, got 2.0 for one in metres"
+    for layout, more, message in (
+        ("nerfstudio", ["--out", str(tmp_path / "out")], "expected a free place for the episode, got the existing"),
+        ("nerfstudio", ["--stride", "0"], "expected a stride and a count from 1, got 0 and None: choose"),
+        ("nerfstudio", ["--fov", "90"], "expected a field of view from 1 to 75.0 degrees, got 90.0: choose"),
+        ("arkitscenes", ["--scale", "2"], "expected a positive scale for a scan of unknown unit, got 2.0 for one in"),
     ):
-        main(["arkitscenes", str(scans["arkitscenes"]), *small, "--scale", "2"])
+        assert main([layout, str(scans[layout]), *small, *more]) == 2
+        assert capsys.readouterr().err.startswith(message)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -189,7 +187,7 @@ def test_the_command_ends_with_one_sentence(tmp_path):
         str(tmp_path / "out"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         "expected a layout out of scannetpp, scannetpp-dslr, arkitscenes, dl3dv, nerfstudio, realestate10k, "
         "got 'matterport': choose one of them\n"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model.drawn import randn
+from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.worlds.cameras import pose
 
@@ -56,14 +58,23 @@ def make_path() -> Callable[..., Tensor]:
 @pytest.fixture
 def latents() -> dict[str, Tensor]:
     """What a transformer of ``make_transformer`` is given at least: two contexts with two targets each."""
-
-    def randn(*shape: int, seed: int) -> Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
     return {
         "target_latents": randn(4, 192, 3, 2, 3, seed=0),
         "timestep": torch.full((4,), 700.0),
         "target_time_index": torch.arange(60, 63).expand(4, -1),
         "context_latents": randn(2, 192, 5, 2, 3, seed=1),
         "context_time_index": torch.tensor([[3, 4, 17, 20, 50]] * 2),
+    }
+
+
+@pytest.fixture
+def inputs(make_path) -> dict[str, Tensor]:
+    """What a transformer with sight is given: two contexts of five latents with two targets each, 16x24 pixels."""
+    return {
+        "target_latents": randn(4, 192, 3, 4, 6, seed=1),
+        "timestep": torch.tensor([900.0, 300, 500, 700]),
+        "target_time_index": torch.arange(9, 12).expand(4, -1),
+        "context_latents": randn(2, 192, 5, 4, 6, seed=2),
+        "context_time_index": torch.arange(5).expand(2, -1),
+        "camera_path": relative_to_start(make_path(4, 9)),
     }

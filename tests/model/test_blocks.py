@@ -4,11 +4,8 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
 
+from tests.model.drawn import randn
 from v4s_lib.model.blocks import ContextVideoBlock, TimeIndexRotaryEmbed, rotate
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.model.tiny_wan import TINY_WAN, tiny_wan
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.encoding import config_digest, encode_video, latent_shape, load_codec, weights_digest
-from v4s_lib.model.weights import WEIGHTS
+from v4s_lib.model.encoding import config_digest, encode_video, latent_shape, load_codec
+from v4s_lib.model.weights import WEIGHTS, weights_digest
 
 
 def video(frames: int = 9) -> torch.Tensor:

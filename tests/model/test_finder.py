@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.model.drawn import randn
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.finder import KEY, Finder, named_place
 from v4s_lib.model.pose import relative_to_start, token_rays
@@ -12,10 +13,6 @@ from v4s_lib.training.loss import finding_loss
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 FINDS = {"localize_after": 1, "text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

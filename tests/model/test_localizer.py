@@ -3,15 +3,12 @@
 import pytest
 import torch
 
+from tests.model.drawn import randn
 from v4s_lib.model.localizer import aim, place_path, pose_matrix, pose_numbers
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -6,28 +6,10 @@ import torch
 from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.painter import Painter
-from v4s_lib.model.pose import relative_to_start
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6), "prediction_type": "sample"}
 FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
-
-
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def inputs(make_path) -> dict[str, torch.Tensor]:
-    """Two contexts of five latents with two targets each, 16x24 pixels in patches of 4."""
-    return {
-        "target_latents": randn(4, 192, 3, 4, 6, seed=1),
-        "timestep": torch.tensor([900.0, 300, 500, 700]),
-        "target_time_index": torch.arange(9, 12).expand(4, -1),
-        "context_latents": randn(2, 192, 5, 4, 6, seed=2),
-        "context_time_index": torch.arange(5).expand(2, -1),
-        "camera_path": relative_to_start(make_path(4, 9)),
-    }
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.model.drawn import randn
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.places import place_context
-from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.sight import CELL, KEY, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle, translation_distance
 
@@ -19,27 +19,10 @@ FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
 SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6)}
 
 
-def randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture
 def sight() -> Sight:
     torch.manual_seed(0)
     return Sight(8, (2, 3), 90.0).eval()
-
-
-@pytest.fixture
-def inputs(make_path) -> dict[str, torch.Tensor]:
-    """Two contexts of five latents with two targets each, 16x24 pixels in patches of 4."""
-    return {
-        "target_latents": randn(4, 192, 3, 4, 6, seed=1),
-        "timestep": torch.tensor([900.0, 300, 500, 700]),
-        "target_time_index": torch.arange(9, 12).expand(4, -1),
-        "context_latents": randn(2, 192, 5, 4, 6, seed=2),
-        "context_time_index": torch.arange(5).expand(2, -1),
-        "camera_path": relative_to_start(make_path(4, 9)),
-    }
 
 
 def disturbed(c2w: torch.Tensor, turn: float, shift: float, seed: int) -> torch.Tensor:
@@ -130,7 +113,7 @@ def test_a_cell_is_paired_with_the_cell_of_its_key(sight):
     sight.log_scale.fill_(4.0)
     depth = randn(1, 3, cells, seed=1) / 5
     seen = Seen(keys, depth, torch.zeros(1, 3, cells))
-    pairs = pair_up(sight, seen.each(lambda x: x[:, :1]), seen, torch.tensor([[False, True, True]]))
+    pairs, _ = pair_up(sight, seen.each(lambda x: x[:, :1]), seen, torch.tensor([[False, True, True]]))
     best = pairs.weight.view(cells, NEIGHBOURS).argmax(dim=1)
     assert (pairs.of_other.view(cells, NEIGHBOURS).gather(1, best[:, None]) == 2).all()
     assert (pairs.of_one == 0).all()

@@ -8,16 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.model.drawn import randn
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import WEIGHTS
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 BOTH = pytest.mark.parametrize("context_attention", ["one_way", "two_way"])
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)

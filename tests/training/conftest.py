@@ -1,7 +1,11 @@
-"""One thread: sums come out the same to the last bit here and in a subprocess."""
+"""One thread: sums come out the same to the last bit here and in a subprocess. And scans to encode."""
+
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.training.tiny_scans import save_wan, write_scans
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -10,3 +14,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory) -> Path:
+    return write_scans(tmp_path_factory.mktemp("episodes"))
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory) -> Path:
+    return save_wan(tmp_path_factory.mktemp("wan"))

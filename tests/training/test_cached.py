@@ -8,19 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny_scans import content, encode, flip, save_wan, write_scans
+from tests.training.tiny_scans import content, encode, flip
 from v4s_lib.training.cached import INDEX, LATENTS, CachedLatents
 from v4s_lib.training.latents import encode_scans, main
-
-
-@pytest.fixture(scope="module")
-def episodes(tmp_path_factory) -> Path:
-    return write_scans(tmp_path_factory.mktemp("episodes"))
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory) -> Path:
-    return save_wan(tmp_path_factory.mktemp("wan"))
 
 
 def test_a_reader_goes_to_another_process(episodes, tmp_path):

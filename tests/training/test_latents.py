@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from tests.model.tiny_wan import tiny_wan
-from tests.training.tiny_scans import CAMERA, FRAMES, content, encode, flip, save_wan, write_scan, write_scans
+from tests.training.tiny_scans import CAMERA, FRAMES, content, encode, flip, write_scan
 from v4s_lib.data.episodes import load_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
 from v4s_lib.data.instructions import NAVIGATION
@@ -25,16 +25,6 @@ from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, CachedLatents
 from v4s_lib.training.latents import LIST, LOCK, PLAN, main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def episodes(tmp_path_factory) -> Path:
-    return write_scans(tmp_path_factory.mktemp("episodes"))
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory) -> Path:
-    return save_wan(tmp_path_factory.mktemp("wan"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

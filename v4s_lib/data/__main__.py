@@ -10,10 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data.manifests import load_manifest
 from v4s_lib.data.scans import scan_count, write_scan
 
 
+@command("run the same command to go on after the last whole scan")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.data", description=__doc__.splitlines()[0])
     parser.add_argument("--manifest", default="rooms", help="name in data_manifests/, or a .yaml file (default: rooms)")
@@ -40,7 +42,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
+    sys.exit(main())

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data import disk, files
 from v4s_lib.data.archives import inside
 from v4s_lib.data.disk import RECEIVED, RESUME
@@ -193,6 +194,7 @@ def _in_place(job: Job) -> bool:
     return files.sha256(job.path) == job.sha256
 
 
+@command(RESUME)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.data.download", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="name in data_manifests/, or a .yaml file")
@@ -206,9 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(f"stopped: {RESUME}")
+    sys.exit(main())

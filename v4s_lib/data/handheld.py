@@ -4,14 +4,11 @@ The hand shakes, a turning camera blurs, exposure and white balance drift, the s
 compressed hard. The room and the truth stay exact. All strengths are our choice.
 """
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from v4s_lib.data.rooms import RoomTask, render_one
-from v4s_lib.data.video import read_frames, write_video
+from v4s_lib.data.video import through_file
 from v4s_lib.worlds.cameras import turning
 from v4s_lib.worlds.scenes import Scenes
 
@@ -21,7 +18,7 @@ OPEN = 0.5  # share of the time between two frames in which the shutter is open
 BLUR_SAMPLES = 3  # moments in it that are rendered
 EXPOSURE, WHITE = 0.12, 0.03  # standard deviations of the logarithm of all colours' and of each colour's gain
 NOISE = 0.02  # standard deviation, of 1
-CRF = 28  # of H.264 with a quarter of the colour resolution; 6 and all of it in the kit's own files
+CRF, PIXELS = 28, "yuv420p"  # of H.264: a quarter of the colour resolution; 6 and all of it in the kit's own files
 
 
 def handheld(scenes: Scenes, c2w: Tensor, task: RoomTask, generator: torch.Generator) -> Tensor:
@@ -30,7 +27,7 @@ def handheld(scenes: Scenes, c2w: Tensor, task: RoomTask, generator: torch.Gener
     rgb = torch.stack([render_one(scenes, poses[None], task).rgb for poses in open_shutter(shaken)]).mean(dim=0)
     gain = (EXPOSURE * drift((len(c2w), 1), generator) + WHITE * drift((len(c2w), 3), generator)).exp()
     noisy = rgb * gain[:, None, None] + NOISE * torch.randn(rgb.shape, generator=generator)
-    return compressed(noisy.clamp(0, 1))
+    return through_file(noisy.clamp(0, 1), CRF, PIXELS)
 
 
 def drift(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -58,11 +55,3 @@ def open_shutter(c2w: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(poses[..., :3, :3])  # a sum of rotations is nearly one
     poses[..., :3, :3] = left @ right
     return poses
-
-
-def compressed(frames: Tensor) -> Tensor:
-    """Frames (F, H, W, 3) in 0..1 as they come back from a small file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(path, (255 * frames).round().byte(), crf=CRF, pixels="yuv420p")
-        return read_frames(path).float() / 255

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -126,6 +127,14 @@ def write_video(path: str | Path, frames: Tensor, fps: float = 10, crf: int = 6,
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def through_file(frames: Tensor, crf: int = 6, pixels: str = "yuv444p") -> Tensor:
+    """Frames (F, H, W, 3) in 0..1 as they come back from a file that ``write_video`` wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, (255 * frames).round().byte(), crf=crf, pixels=pixels)
+        return read_frames(path).float() / 255
 
 
 def _probe(path: Path) -> _Probe:

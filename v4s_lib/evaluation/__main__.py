@@ -4,10 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from v4s_lib.command import command
 from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("scored episodes are kept; run the same command to go on")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation", description=__doc__)
     parser.add_argument("--task", choices=list(EXPERIMENTS), default="navigation")
     parser.add_argument("--preset", default="small")
@@ -23,27 +25,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
     args = parser.parse_args(arguments)
-    try:
-        results = run_experiment(
-            args.task,
-            args.preset,
-            args.weights,
-            args.first_frame_only,
-            args.split,
-            args.episodes,
-            args.seed,
-            args.store,
-        )
-        if args.json:
-            save_results(results, args.json)
-    except KeyboardInterrupt:
-        print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    results = run_experiment(
+        args.task,
+        args.preset,
+        args.weights,
+        args.first_frame_only,
+        args.split,
+        args.episodes,
+        args.seed,
+        args.store,
+    )
+    if args.json:
+        save_results(results, args.json)
     print_table(results)
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and stop what is not it (DESIGN §7). Everything is stored, for the figure in no
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,15 @@ from skimage.filters import gaussian
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
-from v4s_lib.data.video import read_frames, write_video
+from v4s_lib.data.video import through_file
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.grounding import REACH, other_label
 from v4s_lib.evaluation.judges import LIMITS, Limits, largest_change, save_limits, view_distance
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 
 TRUTH_PASSES = 0.975  # share of true last frames in which the reader is to find the object
@@ -32,7 +33,7 @@ def frames_to_tell(episode: GroundingEpisode, other: GroundingEpisode, preset: P
     """Last frames (H, W, 3) that the distance is to tell apart: the truth, and four that are not of this room."""
     truth = episode.target.rgb[-1]
     return {
-        "ground truth": through_file(episode.target.rgb, preset)[-1],
+        "ground truth": as_delivered(episode.target.rgb, preset)[-1],
         "grey": torch.full_like(truth, 0.5),
         "blurred": torch.from_numpy(gaussian(truth.numpy(), BLUR, channel_axis=-1)),
         "context mean": episode.scan.rgb.mean(dim=0),
@@ -40,14 +41,10 @@ def frames_to_tell(episode: GroundingEpisode, other: GroundingEpisode, preset: P
     }
 
 
-def through_file(clip: Tensor, preset: Preset) -> Tensor:
+def as_delivered(clip: Tensor, preset: Preset) -> Tensor:
     """A clip (F, H, W, 3) as it comes back from a video file and the codec."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(path, (clip * 255).round().byte())
-        frames = read_frames(path)
     codec = PatchCodec(preset.patch_size)
-    return codec.decode(codec.encode(frames[None].float() / 255))[0]
+    return codec.decode(codec.encode(through_file(clip)[None]))[0]
 
 
 def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool = True) -> tuple[Limits, dict]:
@@ -65,7 +62,7 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
         for name, value in zip(frames, distances, strict=True):
             residuals.setdefault(name, []).append(value)
         label, last = episode.item.label, episode.target.rgb[[-1]]
-        scores["ground truth"] += reader.score(through_file(episode.target.rgb, preset)[[-1]], [label]).tolist()
+        scores["ground truth"] += reader.score(as_delivered(episode.target.rgb, preset)[[-1]], [label]).tolist()
         scores["start frame"] += reader.score(episode.target.rgb[:1], [label]).tolist()
         scores["another object named"] += reader.score(last, [other_label(episode)]).tolist()
         changes.append(largest_change(episode.target.rgb))
@@ -74,7 +71,7 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
         least_score=float(np.quantile(scores["ground truth"][:half], 1 - TRUTH_PASSES)),
         other_room=float(np.median(residuals["other room"][:half])),
         most_change=float(np.quantile(changes[:half], 0.99)),
-        reader_sha256=reader.digest(),
+        reader_sha256=weights_digest(reader),
     )
     scores = {name: values[half:] for name, values in scores.items()}
     distances = {name: (np.array(values[half:]) / limits.other_room).tolist() for name, values in residuals.items()}
@@ -91,24 +88,20 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
     return limits, gates
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.calibrate", description=__doc__)
     parser.add_argument("--rooms", type=int, default=256, help="validation rooms (default: 256)")
     parser.add_argument("--reader", type=Path, help="folder of a reader (default: the shipped one)")
     parser.add_argument("--out", type=Path, default=LIMITS)
     args = parser.parse_args(arguments)
-    try:
-        limits, gates = calibrate(get_preset("small"), load_reader(args.reader), args.rooms)
-        save_limits(limits, gates, args.out)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    limits, gates = calibrate(get_preset("small"), load_reader(args.reader), args.rooms)
+    save_limits(limits, gates, args.out)
     print(limits)
     for name, share in gates["sd"].items():
         print(f"SD: {share:.3f} of the {name} frames {'under 0.1' if name == 'ground truth' else 'above 0.2'}")
     for name, share in gates["if"].items():
         print(f"IF: {share:.3f} of the {name} frames pass")
-    return 0
 
 
 if __name__ == "__main__":

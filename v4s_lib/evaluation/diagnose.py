@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
@@ -115,18 +116,15 @@ def _off(c2w: Tensor, goal: Tensor) -> float:
     return math.degrees(math.acos(float((way @ c2w[:3, 2]).clamp(-1, 1))))
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.diagnose", description=__doc__)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
     parser.add_argument("--rooms", type=int, default=32, help="validation rooms (default: 32)")
     args = parser.parse_args(arguments)
-    try:
-        preset = get_preset(args.preset)
-        pipeline = load_pipeline(preset, args.weights)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    preset = get_preset(args.preset)
+    pipeline = load_pipeline(preset, args.weights)
     reads = pipeline.transformer.word_embedding is not None
     values: dict[str, list[float]] = {}
     for index in tqdm(range(args.rooms), desc="validation rooms"):
@@ -138,7 +136,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name, numbers in values.items():
         mean = bootstrap(np.array(numbers), np.arange(len(numbers)))
         print(f"| {name} | {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] | {np.nanmedian(numbers):.2f} |")
-    return 0
 
 
 if __name__ == "__main__":

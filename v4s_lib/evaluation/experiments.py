@@ -23,7 +23,7 @@ from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.navigation import score_all
 from v4s_lib.evaluation.picture import picture_measures
-from v4s_lib.evaluation.results import RESULTS, load_models, save_results, weights_digest
+from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row, make_row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
@@ -104,7 +104,7 @@ def run_arm(
 ) -> dict[str, Any]:
     """Score an arm; what ``store`` holds of it already is not computed again."""
     models = load_models(preset)
-    digest = weights_digest(models)
+    digest = models_digest(models)
     asked = hashlib.sha256(json.dumps(asdict(arm)).encode()).hexdigest()[:8]
     lines = score_all(
         lambda index: score_arm(models.ours, preset, arm, split, index, seed),

@@ -16,6 +16,7 @@ from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, load_
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.objects import COLORS, KINDS
 
@@ -97,9 +98,10 @@ def other_label(episode: GroundingEpisode) -> str:
 def shipped_judges() -> tuple[ObjectReader, Limits]:
     """The reader and the limits that ship with the kit, checked and loaded once; ``ValueError`` if they do not fit."""
     reader, limits = load_reader(), load_limits()
-    if limits.reader_sha256 != reader.digest():
+    digest = weights_digest(reader)
+    if limits.reader_sha256 != digest:
         raise ValueError(
-            f"expected limits for reader {reader.digest()[:12]}, got some for {limits.reader_sha256[:12]}: "
+            f"expected limits for reader {digest[:12]}, got some for {limits.reader_sha256[:12]}: "
             "run python -m v4s_lib.evaluation.calibrate"
         )
     return reader, limits

@@ -145,7 +145,7 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=2)
 def shipped_digest(preset: str) -> str:
     """sha256 over the parameters of the shipped models of a preset."""
-    return results.weights_digest(results.load_models(get_preset(preset)))
+    return results.models_digest(results.load_models(get_preset(preset)))
 
 
 def training_seeds(preset: str = "small") -> int:

@@ -6,7 +6,6 @@ blurred and noisy, as a model's are. It is no part of the model, and nothing of 
 """
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 from tqdm.auto import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data.boxes import CENTRE
 from v4s_lib.data.manifests import MANIFESTS, save_shipped, shipped_folder
 from v4s_lib.data.rooms import RoomTask, render_many
@@ -69,13 +69,6 @@ class ObjectReader(ModelMixin, ConfigMixin):
         seen = self.see(frames.permute(0, 3, 1, 2) * 2 - 1)
         pairs = self.color(seen)[:, :, None] + self.kind(seen)[:, None]
         return torch.cat([pairs.flatten(1, 2), self.nothing(seen)], dim=1)
-
-    def digest(self) -> str:
-        """sha256 over all parameters."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.detach().float().numpy().tobytes())
-        return digest.hexdigest()
 
     @torch.no_grad()
     def score(self, frames: Tensor, labels: list[str]) -> Tensor:
@@ -187,7 +180,8 @@ def load_reader(folder: Path | None = None) -> ObjectReader:
     return reader
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.reader", description=__doc__)
     parser.add_argument("--rooms", type=int, default=ROOMS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -203,7 +197,6 @@ def main(arguments: list[str] | None = None) -> int:
             "python -m v4s_lib.evaluation.reader",
             sorted(FOLDER.iterdir()),
         )
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from v4s_lib.command import command
 from v4s_lib.evaluation.ledger import ledger_table, read_ledger
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import EXPERIMENTS, RESULTS, gains, has_results, load_models, load_results, tables
@@ -33,7 +34,8 @@ def with_tables(text: str) -> str:
     return re.sub(pattern, draw, text, flags=re.DOTALL)
 
 
-def main() -> int:
+@command("run the same command again")
+def main() -> None:
     README.write_text(with_tables(README.read_text()))
     preset = get_preset("small")
     models = load_models(preset)
@@ -44,7 +46,6 @@ def main() -> int:
         check_weights(results, models)
         index = choose_episodes(results)["median"]
         (RESULTS / f"{task}_{preset.name}.png").write_bytes(episode_sheet(models, preset, results, index))
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from v4s_lib.command import command
 from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.evaluation.grounding import sample_grounding
 from v4s_lib.evaluation.ledger import ledger_table, read_ledger
@@ -23,10 +24,10 @@ from v4s_lib.evaluation.results import (
     has_results,
     load_models,
     load_results,
+    models_digest,
     run_experiment,
     save_results,
     tables,
-    weights_digest,
 )
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
@@ -34,19 +35,15 @@ from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto} td,th{padding:.2em .8em;text-align:right}"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("the report is not complete; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.reproduce", description=__doc__)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--live", type=int, default=4, help="episodes computed again and compared (default: 4)")
     parser.add_argument("--all", action="store_true", help="compute all episodes again instead of reading the results")
     parser.add_argument("--out", type=Path, default=Path("report"))
     args = parser.parse_args(arguments)
-    try:
-        reproduce(get_preset(args.preset), args.live, args.all, args.out)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    reproduce(get_preset(args.preset), args.live, args.all, args.out)
 
 
 def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
@@ -83,7 +80,7 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
 
 def check_weights(results: dict[str, Any], models: Models) -> None:
     """Refuse results that were measured with other weights than the shipped ones."""
-    digest = weights_digest(models)
+    digest = models_digest(models)
     if results["weights_sha256"] != digest:
         raise ValueError(
             f"expected results for weights {digest[:12]}, got some for {results['weights_sha256'][:12]}: "

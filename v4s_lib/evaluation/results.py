@@ -1,19 +1,17 @@
 """Results with their provenance: what was scored, with which weights, from which commit."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin
-
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.grounding import best_of_curve, score_grounding
 from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
@@ -90,7 +88,7 @@ def run_experiment(
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
     models = load_models(preset, weights, first_frame_only)
-    digest = weights_digest(models)
+    digest = models_digest(models)
     lines = score_all(
         lambda index: experiment.score(models, preset, split, index, seed),
         episodes,
@@ -127,19 +125,10 @@ def load_models(preset: Preset, weights: Path | None = None, first_frame_only: P
     return Models(ours)
 
 
-def weights_digest(models: Models) -> str:
+def models_digest(models: Models) -> str:
     """sha256 over all parameters of the compared transformers."""
-    digest = hashlib.sha256()
-    for pipeline in (models.ours, models.first_frame_only):
-        if pipeline is not None:
-            _hash_parameters(pipeline.transformer, digest)
-    return digest.hexdigest()
-
-
-def _hash_parameters(model: ModelMixin, digest) -> None:
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    compared = (models.ours, models.first_frame_only)
+    return weights_digest(*(pipeline.transformer for pipeline in compared if pipeline is not None))
 
 
 def save_results(results: dict[str, Any], path: Path) -> None:

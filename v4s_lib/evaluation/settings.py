@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.navigation import sample_clips
@@ -31,7 +32,8 @@ def episode_recall(pipeline: Video4SpatialPipeline, preset: Preset, index: int, 
     return tuple(picture_measures(clip, truth, known)["psnr_recall"] for clip in (clips[0], clips.mean(dim=0)))
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.settings", description=__doc__)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
@@ -40,12 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="in the mean (default: 4)")
     parser.add_argument("--episodes", type=int, default=32, help="validation rooms (default: 32)")
     args = parser.parse_args(arguments)
-    try:
-        preset = get_preset(args.preset)
-        pipeline = load_pipeline(preset, args.weights)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    preset = get_preset(args.preset)
+    pipeline = load_pipeline(preset, args.weights)
     print(f"| guidance | steps | psnr_recall, one sample (dB) | mean of {args.samples} (dB) |\n|---|---|---|---|")
     for guidance in args.guidance:
         for steps in args.steps:
@@ -55,7 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
             one, mean = (bootstrap(column, np.arange(args.episodes)) for column in scores.T)
             cells = " | ".join(f"{part.mean:.2f} [{part.low:.2f}, {part.high:.2f}]" for part in (one, mean))
             print(f"| {guidance} | {steps} | {cells} |")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,23 +7,22 @@ geometry alone makes of our model's input: the same unposed video.
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from v4s_lib.data.navigation import NavigationEpisode
+from v4s_lib.model.cloud import CLOSEST, fine
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.worlds.cameras import Camera, inverse
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 BEHIND = 0.05  # of the nearest point's distance: points up to so much farther away are of the same surface
 LEAST = 0.01  # of a pixel: a point that touches less of it does not colour it
-NEAR = 0.05  # metres; nothing closer to the camera is shown
 
 
 def unproject(depth: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
     """The points (R * H * W, 3) that frames with depth (R, H, W), metres, and c2w (R, 4, 4) show."""
     points = depth[..., None] * camera.rays(device=depth.device)[:, :, 0]
-    return (points.flatten(1, 2) @ c2w[:, :3, :3].transpose(1, 2) + c2w[:, None, :3, 3]).flatten(0, 1)
+    return to_room(points.flatten(1, 2), c2w).flatten(0, 1)
 
 
 def splat(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
@@ -37,8 +36,7 @@ def splat(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> Tensor
 
 def _splat_one(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
     height, width = camera.height, camera.width
-    world_to = inverse(c2w)
-    pixel, far = camera.project(points @ world_to[:3, :3].T + world_to[:3, 3])
+    pixel, far = camera.project(to_room(points, inverse(c2w)))
     corner = torch.floor(pixel - 0.5)
     share = pixel - 0.5 - corner  # of the pixel right and below
     nearest = torch.full((height * width,), torch.inf, dtype=far.dtype)
@@ -46,7 +44,7 @@ def _splat_one(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> T
     for right in (0, 1):
         for below in (0, 1):
             column, row = corner[:, 0] + right, corner[:, 1] + below
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (far > NEAR)
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (far > CLOSEST)
             sides = (share[:, 0] if right else 1 - share[:, 0], share[:, 1] if below else 1 - share[:, 1])
             inside &= sides[0] * sides[1] > LEAST
             index, weight = (row * width + column)[inside].long(), (sides[0] * sides[1])[inside]
@@ -98,9 +96,8 @@ def splat_sight(
     poses = torch.cat([findings.context_poses[0].flatten(0, 1), findings.target_poses[0, :, -1]]).cpu()
     frames = torch.cat([groups[0].flatten(0, 1), episode.target.rgb[:1].to(device)])
     alone = frames[None, :, None].expand(-1, -1, FRAMES_PER_LATENT, -1, -1, -1)  # sight looks at a latent's last frame
-    rows, columns = model.sight.size
-    depth = model.sight(codec.encode_groups(alone)).log_depth.view(-1, 1, rows, columns).cpu()
-    depth = interpolate(depth, (camera.height, camera.width), mode="bilinear")[:, 0].exp()
+    depth = fine(model.sight(codec.encode_groups(alone)).log_depth, model.sight).exp().cpu()
+    depth = depth.view(-1, camera.height, camera.width)
     path = poses[-1] @ relative_to_start(episode.target_c2w[None].double()).float()[0, 1:].flatten(0, 1)
     shown = splat(unproject(depth, poses, camera), frames.cpu().flatten(0, 2), path, camera)
     return torch.cat([episode.target.rgb[:1], shown])

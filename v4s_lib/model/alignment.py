@@ -40,7 +40,6 @@ class Pairs:
     of_one: Tensor  # (R, E) frame numbers
     of_other: Tensor  # (R, E)
     weight: Tensor  # (R, E) 0..1
-    shared: Tensor | None = None  # (R, A * N) how likely each cell's place is shown at all, where it was looked for
 
 
 def points(sight: Sight, seen: Seen) -> Points:
@@ -49,7 +48,7 @@ def points(sight: Sight, seen: Seen) -> Points:
     return Points(depth[..., None] * sight.rays(depth.device), DOUBT * seen.log_doubt.exp().clamp(*DOUBTS))
 
 
-def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> Pairs:
+def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> tuple[Pairs, Tensor]:
     """Look for the cells of A frames among those of P others, in each of R rooms.
 
     Args:
@@ -60,7 +59,8 @@ def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> Pairs:
 
     Returns:
         A * N * NEIGHBOURS pairs; ``one`` is of frames 0..A-1, ``other`` of 0..P-1. A pair's other point is the mean of
-        all the cells of that frame, by how likely each shows the place.
+        all the cells of that frame, by how likely each shows the place. And (R, A * N) how likely each cell's place is
+        shown at all.
     """
     rooms, frames, cells = looking.keys.shape[:3]
     others = shown.keys.shape[1]
@@ -78,7 +78,7 @@ def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> Pairs:
     of_one = torch.arange(frames, device=frame.device).repeat_interleave(cells * times).expand(rooms, -1)
     mean = mean.flatten(1, 2)
     met = Points(mean[..., :3], mean[..., 3])
-    return Pairs(one, met, of_one, frame.flatten(1, 2), weight.flatten(1, 2), likely.sum(dim=(-1, -2)))
+    return Pairs(one, met, of_one, frame.flatten(1, 2), weight.flatten(1, 2)), likely.sum(dim=(-1, -2))
 
 
 def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:

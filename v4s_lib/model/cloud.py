@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from v4s_lib.model.alignment import DEPTHS, DOUBTS
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.sight import CELL, Seen, Sight
-from v4s_lib.worlds.cameras import Camera, inverse
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 NEARER = 20.0  # a point twice as far away counts 2**-20 as much: what stands behind does not shine through; our choice
 CLOSEST = 0.05  # metres; nothing closer to the camera is shown
@@ -65,8 +65,7 @@ def make_cloud(sight: Sight, latents: Tensor, seen: Seen, c2w: Tensor, blind: Te
     depth = fine(seen.log_depth, sight).exp().clamp(*DEPTHS)
     weight = fine(seen.log_doubt, sight).exp().clamp(*DOUBTS) ** -2
     with torch.autocast(depth.device.type, enabled=False):  # metres need more than the 8 bits of bf16
-        points = depth[..., None] * camera.rays(device=depth.device).flatten(0, 2)
-        points = points @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
+        points = to_room(depth[..., None] * camera.rays(device=depth.device).flatten(0, 2), c2w)
     if blind is not None:
         weight = weight * ~blind[:, None, None]
     weight = weight.flatten(1)
@@ -93,7 +92,7 @@ def _view_one(cloud: Cloud, room: int, c2w: Tensor, camera: Camera) -> Tensor:
     height, width = camera.height, camera.width
     into = inverse(c2w)
     with torch.autocast(c2w.device.type, enabled=False):
-        local = cloud.place[room] @ into[:, :3, :3].transpose(1, 2) + into[:, None, :3, 3]  # F N 3
+        local = to_room(cloud.place[room], into)  # F N 3
     pixel, far = camera.project(local)
     column, row = pixel.floor().unbind(-1)
     shown = (far > CLOSEST) & (column >= 0) & (column < width) & (row >= 0) & (row < height) & (cloud.weight[room] > 0)

@@ -101,12 +101,3 @@ def config_digest(codec: Codec) -> str:
     """sha256 of the codec's config, without the keys in which diffusers notes its version and the folder."""
     config = {key: value for key, value in codec.config.items() if not key.startswith("_")}
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def weights_digest(codec: Codec) -> str:
-    """sha256 of the codec's weights: name, type, shape and every bit, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(codec.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

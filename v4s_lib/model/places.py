@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from v4s_lib.model.alignment import align, pair_up, points
+from v4s_lib.model.alignment import Pairs, align, pair_up, points
 from v4s_lib.model.sight import Seen, Sight
-from v4s_lib.worlds.cameras import inverse
+from v4s_lib.worlds.cameras import inverse, to_room
 
 
 @dataclass
@@ -30,7 +30,7 @@ class PlacedFrames:
         """The points (batch, P * N, 3) that their cells show, in the context's axes."""
         own = points(sight, self.seen).place
         with torch.autocast(own.device.type, enabled=False):
-            placed = own @ self.c2w[..., :3, :3].transpose(-1, -2) + self.c2w[..., None, :3, 3]
+            placed = to_room(own, self.c2w)
         return placed.flatten(1, 2).repeat_interleave(batch // len(placed), dim=0)
 
 
@@ -62,7 +62,7 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
         placed = inverse(guess[:, -1:, -1:]) @ guess
         if count > 1:
             others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
-            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others), slice(0, count - 1))
+            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], slice(0, count - 1))
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, placed[:, :, -1], blind)
@@ -78,12 +78,18 @@ def place_start(sight: Sight, seen: Seen, frames: PlacedFrames, guess: Tensor) -
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
     with torch.autocast(guess.device.type, enabled=False):
-        pairs = pair_up(sight, seen, frames.seen, torch.ones(1, count, dtype=torch.bool, device=guess.device))
+        pairs, shown = pair_start(sight, seen, frames)
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
         start = align(poses, pairs, slice(count, None))[:, -1, None, None].expand_as(guess)
-    shared = pairs.shared.mean(dim=1) * ~frames.blind
+    shared = shown.mean(dim=1) * ~frames.blind
     return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
+
+
+def pair_start(sight: Sight, seen: Seen, frames: PlacedFrames) -> tuple[Pairs, Tensor]:
+    """``pair_up`` of start frames (B*M, 1, ...) with as many contexts' ``frames``."""
+    everywhere = torch.ones(1, frames.c2w.shape[1], dtype=torch.bool, device=frames.c2w.device)
+    return pair_up(sight, seen, frames.seen, everywhere)
 
 
 def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Compared:

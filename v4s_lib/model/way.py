@@ -9,7 +9,7 @@ from v4s_lib.model.finder import named_place
 from v4s_lib.model.localizer import aim, pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
-from v4s_lib.model.places import place_context, place_start
+from v4s_lib.model.places import pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 
 
@@ -35,11 +35,8 @@ class WayMixin:
         cache = condition.get("context_cache")
         if cache is None or cache.frames is None:
             return 1.0
-        frames = cache.frames.repeat(len(start))
-        allowed = torch.ones(1, frames.c2w.shape[1], dtype=torch.bool, device=start.device)
-        own, others = self.sight(start).keys.flatten(1, 2), frames.seen.keys.flatten(1, 2)
-        nothing = self.sight.logits(own, others, allowed).softmax(dim=-1)[..., 0]
-        return 1 - nothing.mean(dim=1).min().item()
+        _, shown = pair_start(self.sight, self.sight(start), cache.frames.repeat(len(start)))
+        return shown.mean(dim=1).max().item()
 
     def _find_way(
         self, states: Tensor, latents: Tensor, text: Tensor | None, cache: ContextCache | None, findings: Findings

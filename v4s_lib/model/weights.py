@@ -1,8 +1,12 @@
 """Weight files: safetensors only, and no key too many or too few."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+
+import torch
+from torch import nn
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -27,3 +31,13 @@ def weight_files(folder: Path) -> list[Path]:
     if absent:
         raise FileNotFoundError(f"expected {absent[0]} in {folder}, got no such file: download the safetensors weights")
     return [folder / name for name in names]
+
+
+def weights_digest(*models: nn.Module) -> str:
+    """sha256 over the weights of models: name and every bit of each, in the order of the names."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from v4s_lib.command import command
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import PRESETS, get_preset
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("run the same command to go on from the last checkpoint")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training", description=__doc__)
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
     parser.add_argument("--out", type=Path, help="output folder (default: runs/PRESET-seedS)")
@@ -27,32 +29,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
     parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
     args = parser.parse_args(arguments)
-    try:
-        preset = get_preset(args.preset)
-        changes = {} if args.steps is None else {"steps": args.steps}
-        if args.no_compile:
-            changes["compile"] = False
-        if args.init is not None:  # what the curriculum teaches first is known
-            task = preset.task
-            changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
-            changes["true_poses_until"] = 0.0
-        if args.no_context:
-            # Nothing to locate, and as many targets seen as by the model that has a context.
-            changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)
-            changes["locate_steps"] = 0
-            changes["loss"] = replace(preset.loss, use_context=False)
-        preset = replace(preset, **changes)
-        suffix = "-first-frame-only" if args.no_context else ""
-        out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
-        weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to go on from the last checkpoint", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    preset = get_preset(args.preset)
+    changes = {} if args.steps is None else {"steps": args.steps}
+    if args.no_compile:
+        changes["compile"] = False
+    if args.init is not None:  # what the curriculum teaches first is known
+        task = preset.task
+        changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
+        changes["true_poses_until"] = 0.0
+    if args.no_context:
+        # Nothing to locate, and as many targets seen as by the model that has a context.
+        changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)
+        changes["locate_steps"] = 0
+        changes["loss"] = replace(preset.loss, use_context=False)
+    preset = replace(preset, **changes)
+    suffix = "-first-frame-only" if args.no_context else ""
+    out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
+    weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)
     print(weights)
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from v4s_lib.data.disk import read_json
 from v4s_lib.data.files import sha256
-from v4s_lib.model.encoding import Codec, config_digest, latent_shape, weights_digest
+from v4s_lib.model.encoding import Codec, config_digest, latent_shape
 from v4s_lib.model.text_encoder import pad_text
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.worlds.cameras import Camera
 
 INDEX = "index.json"

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.data import disk
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.encoding import load_codec
@@ -201,7 +202,8 @@ def encode_text(job: Job, folder: Path | None, sentences: list[str]) -> dict[str
     return describe_file(file)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("run the same command to go on after the last whole shard")
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.latents", description=__doc__.splitlines()[0])
     parser.add_argument("episodes", type=Path, help="an episode, or a folder of episodes")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
@@ -217,22 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where each worker takes the next GPU")
     args = parser.parse_args(arguments)
-    try:
-        if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"expected a device that this machine has, got {args.device}: choose cpu")
-        text = (None, None) if args.text_encoder is None else (text_digest(args.text_encoder), args.text_tokens)
-        stamp = make_stamp(load_codec(args.codec), args.dtype, args.height, args.width, args.stride, *text)
-        said = read_instructions(args.instructions)
-        asked = (args.episodes, args.out, args.codec, stamp, said, args.text_encoder)
-        index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to go on after the last whole shard", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"expected a device that this machine has, got {args.device}: choose cpu")
+    text = (None, None) if args.text_encoder is None else (text_digest(args.text_encoder), args.text_tokens)
+    stamp = make_stamp(load_codec(args.codec), args.dtype, args.height, args.width, args.stride, *text)
+    said = read_instructions(args.instructions)
+    asked = (args.episodes, args.out, args.codec, stamp, said, args.text_encoder)
+    index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device)
     print(index)
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from v4s_lib.model.places import Compared
 from v4s_lib.model.sight import CELL, Seen
-from v4s_lib.worlds.cameras import Camera, inverse
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 SAME = 0.05  # of the distance, and metres on top: two depths that differ by less are one surface; our choice
 DEPTH_WEIGHT = 0.3  # of the depth's loss beside that of the matches; our choice
@@ -72,9 +72,8 @@ def shared_places(depth: Tensor, c2w: Tensor, other_depth: Tensor, other_c2w: Te
     rows, columns = camera.height // CELL, camera.width // CELL
     rays = Camera(rows, columns, camera.horizontal_fov).rays(device=depth.device).flatten(0, 2)
     points = cell_log_depth(depth).exp()[..., None] * rays  # R A N 3
-    points = points @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
-    into = inverse(other_c2w)[:, :, None]  # R P 1 4 4
-    points = points.flatten(1, 2)[:, None] @ into[:, :, 0, :3, :3].transpose(-1, -2) + into[..., :3, 3]  # R P A*N 3
+    points = to_room(points, c2w)
+    points = to_room(points.flatten(1, 2)[:, None], inverse(other_c2w))  # R P A*N 3
     pixel, distance = camera.project(points)
     x, y = pixel.unbind(-1)
     inside = (distance > 0.05) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from v4s_lib.command import command
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training import costs
 from v4s_lib.training.full import SCALES, FullScale, get_scale
@@ -183,7 +184,8 @@ def table(scale: FullScale, gpus: int, gpu: Gpu, utilisation: float, price: floa
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.plan", description=__doc__.splitlines()[0])
     parser.add_argument("--scale", default="full", help=f"one of {', '.join(SCALES)} (default: full)")
     parser.add_argument("--gpus", type=int, default=8, help="how many (default: 8)")
@@ -199,15 +201,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=1000.0, help="of video to cache as latents (default: 1000)")
     parser.add_argument("--frames-per-second", type=float, default=30.0, help="of that video (default: 30)")
     args = parser.parse_args(arguments)
-    try:
-        scale = get_scale(args.scale)
-        changes = {name: value for name in ("targets", "steps") if (value := getattr(args, name)) is not None}
-        scale, gpu = replace(scale, **changes), get_gpu(args.gpu)
-        print(table(scale, args.gpus, gpu, args.utilisation, args.price, args.minutes, args.frames_per_second))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    scale = get_scale(args.scale)
+    changes = {name: value for name in ("targets", "steps") if (value := getattr(args, name)) is not None}
+    scale, gpu = replace(scale, **changes), get_gpu(args.gpu)
+    print(table(scale, args.gpus, gpu, args.utilisation, args.price, args.minutes, args.frames_per_second))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from v4s_lib.command import command
 from v4s_lib.data.manifests import MANIFESTS, save_shipped
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -102,7 +103,8 @@ def write_manifest(preset: str) -> Path:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.ship", description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of a training")
     parser.add_argument("--preset", default="small")
@@ -110,12 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hardware", default="2 CPU cores")
     parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="runs that this one was started from")
     args = parser.parse_args(arguments)
-    try:
-        print(ship(args.run, args.preset, args.variant, args.hardware, args.earlier))
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    print(ship(args.run, args.preset, args.variant, args.hardware, args.earlier))
 
 
 if __name__ == "__main__":

@@ -48,9 +48,8 @@ def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
     donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
     donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words", "paint")}
-    grown = [
-        name for name, value in donated.items() if wanted.get(name) and not value
-    ]  # a model can learn to read and to paint later
+    # A model can learn to read and to paint later.
+    grown = [name for name, value in donated.items() if wanted.get(name) and not value]
     same = {name: value for name, value in wanted.items() if name not in grown}
     differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:

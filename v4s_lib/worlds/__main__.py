@@ -5,6 +5,7 @@ One row for every room, one column for each of six moments of a walk through it.
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from v4s_lib.command import command
 from v4s_lib.worlds.cameras import Camera
 from v4s_lib.worlds.paths import scan_path
 from v4s_lib.worlds.raycast import render
@@ -31,6 +33,7 @@ def room_views(seed: int) -> Tensor:
     return (rgb.permute(1, 0, 2, 3).flatten(1, 2) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+@command("nothing was written; run the same command again")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.worlds", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="first room of the demo split (default: 0)")
@@ -54,4 +57,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -93,6 +93,11 @@ def inverse(c2w: Tensor) -> Tensor:
     return result
 
 
+def to_room(points: Tensor, c2w: Tensor) -> Tensor:
+    """Points (..., N, 3) in camera axes, in the axes that c2w (..., 4, 4) leads to."""
+    return points @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
+
+
 def rotation_angle(first: Tensor, second: Tensor) -> Tensor:
     """Angle in degrees (...) between the rotations of two batches of c2w (..., 4, 4); precise near 0 and 180."""
     difference = (first[..., :3, :3] - second[..., :3, :3]).flatten(-2).norm(dim=-1)

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from v4s_lib.command import command
 from v4s_lib.data.readers import LAYOUTS, read_scan
 from v4s_lib.data.readers.scan import write_scan
 
 
+@command("nothing was written; run the same command again")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.data.readers", description=__doc__.splitlines()[0])
     parser.add_argument("layout", help=f"how the scan is laid out: {', '.join(LAYOUTS)}")
@@ -43,9 +45,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped: nothing was written, so run the same command again")
+    sys.exit(main())
