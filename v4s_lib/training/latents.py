@@ -23,12 +23,13 @@ from tqdm import tqdm
 from v4s_lib.command import command
 from v4s_lib.data import disk
 from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.data.sources import find_episodes, source_hashes
+from v4s_lib.data.workers import run_workers
 from v4s_lib.model.encoding import load_codec
 from v4s_lib.model.text_encoder import encode_sentences, text_digest
 from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, Stamp, check_stamp, describe_file, make_stamp
 from v4s_lib.training.checkpoints import write_folder
-from v4s_lib.training.rows import encode_scan, find_episodes, needed_bytes, read_instructions, source_hashes
-from v4s_lib.training.workers import run_workers
+from v4s_lib.training.rows import encode_scan, needed_bytes, read_instructions
 
 LIST = "list.json"  # beside a file, what is in it
 LOCK = ".latents.lock"

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4s_lib.data.episodes import TRANSFORMS_NAME, VIDEO_NAME, VIDEO_SUFFIXES, load_episode, only_video
-from v4s_lib.data.files import sha256
+from v4s_lib.data.episodes import load_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
+from v4s_lib.data.sources import episode_video, source_hashes, whole_latents
 from v4s_lib.data.video import count_frames, frame_times
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.model.encoding import Codec, encode_video, latent_shape
@@ -17,35 +17,6 @@ from v4s_lib.training.cached import DTYPES, Stamp
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames
 
 EXTRA = 8 + FRAMES_PER_LATENT * 4 * 4 * 4  # bytes a latent of its time and its poses
-
-
-def find_episodes(folder: Path) -> dict[str, Path]:
-    """The episode that a folder is, or those that it holds, by the names of their folders."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"expected a folder of episodes at {folder}, got nothing there: check the path")
-    inside = sorted(folder.iterdir())
-    if any(path.suffix.lower() in VIDEO_SUFFIXES for path in inside):
-        return {folder.resolve().name: folder}
-    found = {path.name: path for path in inside if path.is_dir() and not path.name.startswith(".")}
-    if not found:
-        raise FileNotFoundError(f"expected episodes in {folder}, got none: write some there, or give another folder")
-    return found
-
-
-def episode_video(episode: Path) -> Path:
-    """The video of an episode, with or without cameras."""
-    return episode / VIDEO_NAME if (episode / TRANSFORMS_NAME).exists() else only_video(episode)
-
-
-def source_hashes(episode: Path) -> dict[str, str]:
-    """sha256 of the files that an episode's latents come from."""
-    files = [path for path in (episode_video(episode), episode / TRANSFORMS_NAME) if path.exists()]
-    return {path.name: sha256(path) for path in files}
-
-
-def whole_latents(frames: int, stride: int) -> int:
-    """Latents of every ``stride``-th of so many frames; those after the last 4k+1 are left out."""
-    return (-(-frames // stride) - 1) // FRAMES_PER_LATENT + 1
 
 
 def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[dict[str, Tensor], dict[str, Any]]:

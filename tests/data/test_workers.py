@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from v4s_lib.training.workers import run_workers
+from v4s_lib.data.workers import run_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,8 +59,8 @@ def test_a_worker_that_fails_ends_the_others(tmp_path, word, error, sentence):
 PARENT = """
 import sys
 from pathlib import Path
-from tests.training.test_workers import note
-from v4s_lib.training.workers import run_workers
+from tests.data.test_workers import note
+from v4s_lib.data.workers import run_workers
 if __name__ == "__main__":
     run_workers(note, Path(sys.argv[1]), [["600"], ["600"]])
 """
