@@ -135,6 +135,15 @@ def test_the_start_frame_stays_bit_for_bit(make, inputs):
     torch.testing.assert_close(steps[-1][1], video, **CLOSE)  # the last step ends on its clean prediction
 
 
+@pytest.mark.parametrize("context_attention", ["one_way", "two_way"])
+def test_offloading_changes_nothing(make, inputs, context_attention):
+    """Patches have no weights that a hook could look at."""
+    pipeline = make(context_attention=context_attention)
+    expected = pipeline(**inputs, guidance_scale=2.0).frames
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(pipeline(**inputs, guidance_scale=2.0).frames, expected)
+
+
 def constant(pipeline: Video4SpatialPipeline) -> Tensor:
     """Make the transformer predict the same latent (192,) everywhere, whatever it is given."""
     value = torch.linspace(-0.9, 0.9, 192)

@@ -1,9 +1,9 @@
-"""A Wan pipeline's autoencoder and text encoder, of stock classes, tiny and random."""
+"""A Wan pipeline's autoencoder, text encoder and transformer, of stock classes, tiny and random."""
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -28,6 +28,24 @@ def tiny_wan(seed: int = 0, **changes: object) -> AutoencoderKLWan:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoencoderKLWan(**TINY_WAN | changes).eval()
+
+
+def tiny_transformer() -> WanTransformer3DModel:
+    """For the latents of ``tiny_wan`` and the text of ``save_text_encoder``; 16 pixels a token."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 2, "ffn_dim": 64, "freq_dim": 32}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = WanTransformer3DModel(in_channels=3, out_channels=3, text_dim=8, **sizes)
+        for parameter in model.parameters():  # norms start at one and biases at zero: there a swap would not show
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save_pipeline(folder: Path) -> Path:
+    """The parts of a Wan pipeline in folders of their own, as diffusers and transformers save them."""
+    tiny_transformer().save_pretrained(folder / "transformer")
+    tiny_wan().save_pretrained(folder / "vae")
+    return save_text_encoder(folder)
 
 
 def save_text_encoder(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 Both lay latents out alike: frame 0 alone is latent 0, latent k holds frames 4k-3 .. 4k. Wan's latents are the mode of
 its posterior, never a draw, and are normalised with the means and deviations of its config, as its pipelines do it.
-Both encode in float32.
+Both are loaded in float32, whatever the transformer computes in.
 """
 
 import hashlib
@@ -88,13 +88,32 @@ def encode_video(codec: Codec, frames: Tensor) -> Tensor:
     if len(frames) % FRAMES_PER_LATENT != 1:  # Wan's encoder would leave out the last ones and not say so
         raise ValueError(f"expected 4k+1 frames, got {len(frames)}: drop frames at the end")
     latent_shape(codec, *frames.shape[1:3])
-    video = frames[None].to(codec.device).float() / 255
+    return encode_frames(codec, frames[None].to(codec.device).float() / 255)[0]
+
+
+def encode_frames(codec: Codec, frames: Tensor) -> Tensor:
+    """Frames (B, F, H, W, 3) in 0..1, F = 4k+1, to latents (B, C, k+1, h, w), float32; computed in the codec's type."""
     if isinstance(codec, PatchCodec):
-        return codec.encode(video)[0]
-    latents = codec.encode(2 * video.permute(0, 4, 1, 2, 3) - 1).latent_dist.mode()[0]
-    norms = (codec.config.latents_mean, codec.config.latents_std)
-    mean, deviation = (latents.new_tensor(norm)[:, None, None, None] for norm in norms)
+        return codec.encode(frames)
+    video = 2 * frames.permute(0, 4, 1, 2, 3) - 1
+    latents = codec.encode(video.to(codec.dtype)).latent_dist.mode().float()
+    mean, deviation = _norms(codec, latents)
     return (latents - mean) / deviation
+
+
+def decode_latents(codec: Codec, latents: Tensor) -> Tensor:
+    """Latents (B, C, T, h, w) to their 4T-3 frames (B, F, H, W, 3) in 0..1, float32; values outside are clipped."""
+    if isinstance(codec, PatchCodec):
+        return codec.decode(latents)
+    mean, deviation = _norms(codec, latents)
+    video = codec.decode((latents * deviation + mean).to(codec.dtype)).sample.float()
+    return (video.permute(0, 2, 3, 4, 1) + 1) / 2
+
+
+def _norms(codec: AutoencoderKLWan, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of latents (B, C, T, h, w), of a shape that meets theirs."""
+    norms = (codec.config.latents_mean, codec.config.latents_std)
+    return tuple(latents.new_tensor(norm)[:, None, None, None] for norm in norms)
 
 
 def config_digest(codec: Codec) -> str:

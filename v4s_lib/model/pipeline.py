@@ -11,18 +11,22 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.windows import sample_context
-from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.encoding import Codec, decode_latents, encode_frames, load_codec
+from v4s_lib.model.inputs import FRAMES, InputMixin
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import PADDING, tokenize
+from v4s_lib.model.text_encoder import embed, load_text_encoder, pad_text
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.worlds.cameras import check_rigid, inverse
+from v4s_lib.worlds.cameras import inverse
 
-FRAMES = 33  # generated where no camera path says how many: start frame, 28 moving ones, 4 of the box tail; our choice
 MIN_SIGMA = 1e-3  # floor of sigma where a clean prediction is turned into a velocity
+encode_context = apply_forward_hook(ContextVideoTransformer.encode_context)  # offloaded weights come for it, too
 
 
 @dataclass
@@ -39,138 +43,52 @@ def to_velocity(output: Tensor, noisy: Tensor, sigma: float, prediction_type: st
     return (noisy - output) / max(sigma, MIN_SIGMA)
 
 
-def _shape(value: Tensor) -> tuple[int, ...]:
-    return tuple(value.shape)
-
-
-class Video4SpatialPipeline(DiffusionPipeline):
+class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
     """Samples videos of a scene that a context video shows.
+
+    It computes in the transformer's type; noise is drawn, and steps are added up, in float32. The codec keeps its own.
 
     Args:
         transformer: the denoiser.
-        codec: pixels to latents and back.
+        codec: pixels to latents and back: exact patches, or Wan's autoencoder.
         scheduler: flow-matching Euler scheduler; its shift is part of the saved pipeline.
         gap: latents between the scan's last and the start frame's time index.
         least_shared: share of a start frame that a context must show, or it is put aside as one of another place.
+        text_encoder, tokenizer: UMT5, for a model that reads sentences and has no vocabulary of its own.
+        text_tokens: to which its embeddings are padded with zeros, as in training; 512 is Wan's.
     """
 
-    model_cpu_offload_seq = "transformer"
+    model_cpu_offload_seq = "text_encoder->transformer->codec"  # each leaves the device when the next one comes
+    _optional_components = ["text_encoder", "tokenizer"]
 
     def __init__(
         self,
         transformer: ContextVideoTransformer,
-        codec: PatchCodec,
+        codec: Codec,
         scheduler: FlowMatchEulerDiscreteScheduler,
         gap: int = 4,
         least_shared: float = 0.0,
+        text_encoder: UMT5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        text_tokens: int = 512,
     ) -> None:
         super().__init__()
-        self.register_modules(transformer=transformer, codec=codec, scheduler=scheduler)
-        self.register_to_config(gap=gap, least_shared=least_shared)
+        parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler}
+        self.register_modules(**parts, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(gap=gap, least_shared=least_shared, text_tokens=text_tokens)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs) -> "Video4SpatialPipeline":
-        """As diffusers', but from safetensors only, and strict (see the transformer's)."""
-        return super().from_pretrained(folder, **{**kwargs, "use_safetensors": True})
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, **kwargs) -> "Video4SpatialPipeline":
+        """As diffusers', but of a folder, from safetensors only, and strict: every key of all weights must fit.
 
-    def check_inputs(
-        self,
-        context_video: Tensor | None,
-        start_frame: Tensor,
-        camera_path: Tensor | None,
-        instruction: str | list[str] | None = None,
-        num_frames: int | None = None,
-        num_context_latents: int = 16,
-        num_inference_steps: int = 10,
-    ) -> None:
-        """Raise ``ValueError`` with one sentence for inputs that can not be used; nothing has been computed yet."""
-        self._check_frames("start_frame", start_frame, start_frame.shape[1:3])
-        if context_video is not None:
-            self._check_frames("context_video", context_video, start_frame.shape[1:3])
-        frames = FRAMES if num_frames is None else num_frames
-        if camera_path is not None:
-            self._check_path(camera_path, len(start_frame), num_frames)
-            frames = camera_path.shape[1]
-        if frames % 4 != 1 or frames < 5:
-            raise ValueError(f"expected num_frames of 4k+1, k > 0, got {frames}: ask for one more than a multiple of 4")
-        self._check_instruction(instruction, len(start_frame), camera_path is not None)
-        length = self._context_length(context_video, num_context_latents)
-        if not 0 <= num_context_latents <= length:
-            raise ValueError(
-                f"expected 0 to {length} context latents (context_video holds {length} of 4 frames each), "
-                f"got {num_context_latents}: ask for fewer or use a longer video"
-            )
-        last, limit = length + self.config.gap + frames // 4, self.transformer.config.rope_max_seq_len
-        if last >= limit:
-            raise ValueError(
-                f"expected time indices below {limit} for context video, gap and path, got up to {last}: shorten them"
-            )
-        if num_inference_steps < 1:
-            raise ValueError(f"expected num_inference_steps of 1 or more, got {num_inference_steps}: ask for some")
-
-    def _check_path(self, camera_path: Tensor, starts: int, num_frames: int | None) -> None:
-        frames = camera_path.shape[1] if camera_path.ndim == 4 else 0
-        if frames % 4 != 1 or frames < 5:
-            raise ValueError(
-                f"expected camera_path of shape (M, 4k+1, 4, 4), k > 0, got {_shape(camera_path)}: give that many poses"
-            )
-        if len(camera_path) != starts:
-            raise ValueError(
-                f"expected a start_frame for each camera_path, got {starts} and {len(camera_path)}: "
-                "pass as many of both"
-            )
-        if num_frames not in (None, frames):
-            raise ValueError(
-                f"expected a camera_path of num_frames poses, got {frames} and {num_frames}: leave num_frames out"
-            )
-        check_rigid(camera_path.float(), "camera_path")
-
-    def _check_instruction(self, instruction: str | list[str] | None, starts: int, has_path: bool) -> None:
-        if instruction is None:
-            if not has_path:
-                raise ValueError("expected an instruction, a camera_path or both, got neither: pass one")
-            return
-        if self.transformer.word_embedding is None:
-            raise ValueError("expected no instruction for a model without a vocabulary, got one: pass a camera_path")
-        sentences = [instruction] if isinstance(instruction, str) else list(instruction)
-        if len(sentences) != starts and not isinstance(instruction, str):
-            raise ValueError(
-                f"expected an instruction for each start_frame and camera_path, got {len(sentences)} and {starts}: "
-                "pass as many of all, or one for all"
-            )
-        if not all(sentence.strip() for sentence in sentences):
-            raise ValueError("expected an instruction in words, got an empty one: say what to do, or pass None")
-        tokenize(sentences, self.transformer.config.vocabulary)
-
-    def _check_frames(self, name: str, frames: Tensor, size: tuple[int, int]) -> None:
-        """Frames (N, H, W, 3), floats in 0..1, of the model's size or, where it has none, of ``size``."""
-        if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
-            raise ValueError(f"expected {name} of shape (N, H, W, 3), got {_shape(frames)}: pass RGB frames")
-        unit = [self.codec.config.patch_size * tokens for tokens in self.transformer.config.patch_size[1:]]
-        fixed = self.transformer.config.position_size
-        if fixed is not None:
-            size = (fixed[0] * unit[0], fixed[1] * unit[1])
-        if tuple(frames.shape[1:3]) != tuple(size):
-            raise ValueError(
-                f"expected {name} of {size[0]}x{size[1]} pixels (H x W), got shape {_shape(frames)}: resize it"
-            )
-        if size[0] % unit[0] or size[1] % unit[1]:
-            raise ValueError(
-                f"expected {name} in multiples of {unit[0]}x{unit[1]} pixels (H x W), "
-                f"got shape {_shape(frames)}: resize it"
-            )
-        low, high = frames.min().item(), frames.max().item()
-        if not (frames.is_floating_point() and low >= 0 and high <= 1):
-            raise ValueError(
-                f"expected {name} as floats in 0..1, got {frames.dtype} from {low} to {high}: "
-                "divide 8-bit frames by 255"
-            )
-
-    def _context_length(self, context_video: Tensor | None, num_context_latents: int) -> int:
-        """Latents of the context video; without one, those of the noise that stands for it."""
-        if context_video is None or num_context_latents == 0:
-            return max(num_context_latents, 0)
-        return (len(context_video) - 1) // 4 + 1
+        ``dtype`` is that of the transformer (None: float32) and of the text encoder (None: as stored).
+        """
+        folder = Path(folder)
+        parts = {"codec": load_codec(folder / "codec")}
+        parts["transformer"] = ContextVideoTransformer.from_pretrained(folder / "transformer", torch_dtype=dtype)
+        if (folder / "text_encoder").is_dir():
+            parts["text_encoder"], parts["tokenizer"] = load_text_encoder(folder, dtype)
+        return super().from_pretrained(folder, **kwargs | parts)
 
     @torch.no_grad()
     def __call__(
@@ -217,59 +135,62 @@ class Video4SpatialPipeline(DiffusionPipeline):
             num_context_latents,
             num_inference_steps,
         )
-        # 2. Encode context and start frame
-        device = self._execution_device
-        start = self.codec.encode(start_frame[:, None].to(device))
+        # 2. Encode context, start frame and words
+        device, dtype = self._execution_device, self.transformer.dtype
+        start = encode_frames(self.codec, start_frame[:, None].to(device))
         latent_count, path = ((num_frames or FRAMES) - 1) // 4 + 1, None
         if camera_path is not None:
-            path = relative_to_start(camera_path.cpu().double()).float().to(device)  # exact far from the world's origin
-            latent_count = path.shape[1]
-        words = self._words(instruction, len(start), device)
+            path = relative_to_start(camera_path.cpu().double())  # exact far from the world's origin
+            latent_count, path = path.shape[1], path.float().to(device, dtype)
         length = self._context_length(context_video, num_context_latents)
         if context_video is None or num_context_latents == 0:
             index, context = torch.arange(num_context_latents), None
         else:
             index = sample_context(length, num_context_latents, generator)
-            groups = self.codec.group(context_video[None, : 4 * length - 3].to(device))
-            context = self.codec.encode_groups(groups[:, index])
+            frames = context_video[: 4 * int(index[-1]) + 1]  # latents know nothing of later frames
+            context = encode_frames(self.codec, frames[None].to(device))[:, :, index]
+        self.maybe_free_model_hooks()  # where models are offloaded, the codec leaves, and comes again at the end
+        said, unsaid = self._text(instruction, len(start), device)
         # 3. Draw noise: the target's, and the context of the unconditional branch
         shape = (*start.shape[:2], latent_count, *start.shape[3:])
         latents = torch.randn(shape, generator=generator).to(device)
         latents[:, :, :1] = start
-        noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device)
+        noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device, dtype)
         # 4. Prepare both branches: time indices and contexts
         target_index = (length + self.config.gap + torch.arange(latent_count, device=device)).expand(len(start), -1)
         context_index = index[None].to(device)
-        conditional = self._branch(noise if context is None else context, context_index, context is None)
+        conditional = self._branch(noise if context is None else context.to(dtype), context_index, context is None)
         if context is not None and self.transformer.shows(start, conditional) < self.config.least_shared:
             context, conditional = None, self._branch(noise, context_index, True)
-        conditional |= {"camera_path": path, "words": words}
+        conditional |= {"camera_path": path, **said}
         unconditional = None
         if guidance_scale != 1:
             kept = {name: value for name, value in conditional.items() if name.startswith("context")}
-            unconditional = self._branch(noise, context_index, True) if guide_context else kept
-            unconditional["words"] = None if words is None else torch.full_like(words, PADDING)
+            unconditional = (self._branch(noise, context_index, True) if guide_context else kept) | unsaid
         if path is None and self.transformer.localizer is not None:
-            conditional["camera_path"] = self.plan(latents, target_index, conditional)
+            conditional["camera_path"] = self.plan(latents.to(dtype), target_index, conditional)
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         self.scheduler.set_timesteps(sigmas=sigmas, device=device)
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             sigma = self.scheduler.sigmas[step].item()
-            times = timestep.expand(len(latents))
-            output = self.transformer(latents, times, target_index, **conditional)
+            times, noisy = timestep.expand(len(latents)), latents.to(dtype)
+            output = self.transformer(noisy, times, target_index, **conditional).float()
             if unconditional is not None:
-                free = self.transformer(latents, times, target_index, **unconditional)
+                free = self.transformer(noisy, times, target_index, **unconditional).float()
                 output = free + guidance_scale * (output - free)
             velocity = to_velocity(output, latents, sigma, self.transformer.config.prediction_type)
             if callback is not None:
                 clean = torch.cat([start, (latents - sigma * velocity)[:, :, 1:]], dim=2)
-                callback(step, self.codec.decode(clean).cpu())
+                callback(step, decode_latents(self.codec, clean).cpu())
             moved = self.scheduler.step(velocity[:, :, 1:], timestep, latents[:, :, 1:], return_dict=False)[0]
             latents = torch.cat([start, moved], dim=2)
         # 6. Decode
-        return Video4SpatialOutput(self.codec.decode(latents).cpu(), index, context is not None)
+        del conditional, unconditional  # at full scale the caches of a one-way context are gigabytes
+        frames = decode_latents(self.codec, latents).cpu()
+        self.maybe_free_model_hooks()
+        return Video4SpatialOutput(frames, index, context is not None)
 
     def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> Tensor:
         """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.
@@ -283,12 +204,21 @@ class Video4SpatialPipeline(DiffusionPipeline):
         path[:, 0] = torch.eye(4, device=path.device)
         return path
 
-    def _words(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> Tensor | None:
-        """Indices (M, L) of the words of ``count`` instructions, or None for a model that does not read."""
-        if self.transformer.word_embedding is None:
-            return None
+    def _text(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> tuple[dict, dict]:
+        """Arguments of the transformer for ``count`` instructions, and for the null text; none if it does not read."""
+        if self.transformer.config.text_dim is None:
+            return {}, {}
         sentences = [instruction or NAVIGATION] * count if not isinstance(instruction, list) else instruction
-        return tokenize(sentences, self.transformer.config.vocabulary).to(device)
+        if self.transformer.config.vocabulary is not None:
+            words = tokenize(sentences, self.transformer.config.vocabulary).to(device)
+            return {"words": words}, {"words": torch.full_like(words, PADDING)}
+        limit, dtype = self.config.text_tokens, self.transformer.dtype
+        known = {
+            sentence: pad_text(embed(self.text_encoder, self.tokenizer, sentence, limit, device), limit).to(dtype)
+            for sentence in {*sentences, ""}
+        }
+        said, unsaid = (torch.stack([known[sentence] for sentence in row]) for row in (sentences, [""] * count))
+        return {"encoder_hidden_states": said}, {"encoder_hidden_states": unsaid}
 
     def _branch(self, context: Tensor, index: Tensor, is_noise: bool) -> dict:
         """Arguments of the transformer for one branch; a one-way context is encoded here, once for all steps."""
@@ -296,5 +226,5 @@ class Video4SpatialPipeline(DiffusionPipeline):
             return {}
         timestep = torch.full((1,), 1000.0 if is_noise else 0.0, device=context.device)
         if self.transformer.config.context_attention == "one_way":
-            return {"context_cache": self.transformer.encode_context(context, index, timestep)}
+            return {"context_cache": encode_context(self.transformer, context, index, timestep)}
         return {"context_latents": context, "context_time_index": index, "context_timestep": timestep}
