@@ -44,14 +44,16 @@ FREE = (
 
 
 def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all other parameters."""
+    """Muon for the matrices of the blocks, AdamW for all other parameters; AdamW alone without a ``muon_lr``."""
     matrices = [p for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
+    if preset.muon_lr is None:
+        matrices = []
     taken = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in taken]
-    return [
-        torch.optim.Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay),
-        torch.optim.AdamW(others, lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay),
-    ]
+    adamw = torch.optim.AdamW(others, lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay)
+    if not matrices:
+        return [adamw]
+    return [torch.optim.Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay), adamw]
 
 
 def learning_rate(step: int, preset: Preset) -> float:
@@ -146,7 +148,8 @@ class _Run:
         sample = (self.locate_stream if locating else self.stream).sample(self.step)
         noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
         factor = learning_rate(self.step, self.preset)
-        for optimizer, rate in zip(self.optimizers, (self.preset.muon_lr, self.preset.adamw_lr), strict=True):
+        rates = [rate for rate in (self.preset.muon_lr, self.preset.adamw_lr) if rate is not None]
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         with self.accelerator.autocast():

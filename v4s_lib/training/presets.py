@@ -31,7 +31,7 @@ class Preset:
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
     loss: LossConfig = field(default_factory=LossConfig)
-    muon_lr: float = 0.02  # for the matrices of the blocks
+    muon_lr: float | None = 0.02  # for the matrices of the blocks; None leaves them to AdamW as well
     adamw_lr: float = 1e-3  # for everything else
     weight_decay: float = 0.01
     warmup: int = 50  # steps
