@@ -1,15 +1,18 @@
 """Arms of an experiment: scored once, resumed, compared room by room."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.worlds import WORLDS
 from v4s_lib.evaluation import experiments
-from v4s_lib.evaluation.experiments import EXPERIMENTS, Arm, compare_arms, file_name, run_arm, score_arm
-from v4s_lib.training.presets import SMOKE
+from v4s_lib.evaluation.arms import EXPERIMENTS, FOLLOWED, RETAINED, Arm
+from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arm, score_arm
+from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
 
@@ -30,7 +33,7 @@ def test_a_run_that_stopped_goes_on(tmp_path):
     first = run_arm("guidance", arm, SMOKE, "validation", 1, store=tmp_path, progress=False)
     (file,) = tmp_path.iterdir()
     line = json.loads(file.read_text())
-    line["methods"]["ours"]["psnr"] = 5.0
+    line["methods"]["none"]["psnr"] = 5.0
     file.write_text(json.dumps(line) + "\n")
     both = run_arm("guidance", arm, SMOKE, "validation", 2, store=tmp_path, progress=False)
     assert both["per_episode"]["psnr"][0] == 5.0 and len(both["per_episode"]["psnr"]) == 2
@@ -57,6 +60,39 @@ def test_arms_have_names_of_their_own():
     assert file_name("guidance", Arm("joint 1.5")) == "guidance_joint_1p5"
 
 
+def test_arms_out_of_domain_come_in_pairs_after_one_in_it():
+    for name in RETAINED:
+        arms = EXPERIMENTS[name]
+        assert arms[0].world == "rooms" and not arms[0].handheld
+        for shown, hidden in zip(arms[::2], arms[1::2], strict=True):
+            assert shown.with_context and not hidden.with_context
+            assert (shown.world, shown.handheld) == (hidden.world, hidden.handheld)
+    assert [arm.world for arm in EXPERIMENTS["worlds"][::2]] == ["rooms", "park", "rooms_unseen"]
+    assert {arm.world for arm in EXPERIMENTS["worlds"]} == set(WORLDS)
+
+
+def test_a_followed_arm_is_asked_where_its_camera_went():
+    """The truth follows its own path; a clip that stands still does not."""
+    arms = {arm.context_latents: arm for arm in EXPERIMENTS["context"] if arm.followed}
+    assert tuple(arms) == FOLLOWED and all(arm.scan_latents == 100 for arm in arms.values())
+    episode = navigation_episode("validation", 0, SMALL.task, 2)
+    clips = episode.target.rgb, episode.target.rgb[:1].expand_as(episode.target.rgb)
+    truth, still = (experiments.follow(clip, episode, SMALL, "validation", 0) for clip in clips)
+    assert truth["navigation_accuracy"] == 1 and truth["rotation_error"] < 1
+    assert still["navigation_accuracy"] == 0 and still["rotation_error"] > 30
+
+
+def test_an_arm_in_a_park_is_scored_in_the_park(tmp_path):
+    arm = Arm("park", world="park", context_latents=2, scan_latents=2, followed=True)
+    results = run_arm("worlds", arm, SMOKE, "validation", 2, store=tmp_path, progress=False)
+    rows = {row["metric"]: row for row in results["rows"]}
+    assert {row["method"] for row in results["rows"]} == {"park"} and rows["psnr"]["n"] == 2
+    assert rows["navigation_accuracy"]["failed"] <= 6 and len(results["per_episode"]["navigation_accuracy"]) == 2
+    elsewhere = replace(arm, world="rooms", followed=False)
+    other = run_arm("worlds", elsewhere, SMOKE, "validation", 2, store=tmp_path, progress=False)
+    assert other["per_episode"]["psnr"] != results["per_episode"]["psnr"]
+
+
 def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
     arms = [Arm("one", context_latents=2), Arm("two", context_latents=4)]
     monkeypatch.setitem(experiments.EXPERIMENTS, "context", arms)
@@ -67,6 +103,8 @@ def test_the_command_writes_one_file_an_arm(tmp_path, capsys, monkeypatch):
     assert "| two |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         experiments.main(["speed"])
+    assert experiments.main(["context", "--preset", "smoke", "--episodes", "1"]) == 2
+    assert "expected 2 episodes or more" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out" / "context_one.json").read_text())["rows"]
     assert all(np.isfinite(row["mean"]) for row in rows)
 
@@ -81,7 +119,7 @@ def test_arms_with_and_without_context_are_scored_over_the_same_pixels(monkeypat
 
     monkeypatch.setattr(experiments, "picture_measures", watched)
     for arm in EXPERIMENTS["handheld"]:
-        assert np.isfinite(score_arm(pipeline, SMOKE, arm, "validation", 0, 0)["ours"]["psnr"])
+        assert np.isfinite(score_arm(pipeline, SMOKE, arm, "validation", 0, 0)[arm.name]["psnr"])
     (first, *others) = masks
     assert all(torch.equal(mask, first[0]) and not torch.equal(video, first[1]) for mask, video in others)
 
@@ -98,5 +136,9 @@ def test_arms_are_summarised_for_the_ledger():
     row = found["rows"][-1]
     assert (row["method"], row["metric"], row["n"]) == ("c", "retention", 3)
     assert row["mean"] == row["low"] == row["high"] == pytest.approx(0.75)
+    again = [{**result, "arm": {"name": f"{result['arm']['name']}2"}} for result in results]
+    both = experiments.summarise([{**result, "experiment": "worlds"} for result in results + again])
+    kept = {row["method"]: row["mean"] for row in both["rows"] if row.get("metric") == "retention"}
+    assert kept == pytest.approx({"c": 0.75, "a2": 1.0, "c2": 0.75})
     plain = experiments.summarise([{**result, "experiment": "guidance"} for result in results[:2]])
     assert len(plain["rows"]) == 2 and list(plain["gain"]) == ["b - a"]

@@ -119,7 +119,7 @@ def test_a_check_names_what_is_there(folder):
     ("old", "new", "place"),
     [
         ("id: N1", "id: first", "claims.0.id"),
-        ("    needs: the world `park`\n", "", "claims.10"),
+        ("    needs: an ablation arm without the tail, two seeds\n", "", "claims.6"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
     ],
@@ -142,7 +142,7 @@ def test_the_ledger_that_ships_covers_every_claim():
     entries = read_ledger()
     names = [entry.claim["id"] for entry in entries]
     assert {f"C{number}" for number in range(1, 14)} <= set(names)
-    assert {"N1", "N3", "G1", "G2", "G3", "G4", "A1", "A2", "A3", "D1"} <= set(names)
+    assert {"N1", "N3", "G1", "G2", "G3", "G4", "A1", "A2", "A3", "D1", "D2"} <= set(names)
     table = ledger_table(entries)
     assert all(f"| {name} |" in table for name in names)
     assert len({line.count("|") for line in table.splitlines()}) == 1
@@ -152,3 +152,25 @@ def test_every_proof_is_there():
     root = FOLDER.parents[1]
     for claim in load_claims()["claims"]:
         assert all((root / file).is_file() for file in claim.get("proved_by", "").split(", ") if file)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "verdict"),
+    [
+        ("D1", {("park", "retention"): 0.5}, REPRODUCED),
+        ("D1", {("park", "retention"): 0.49}, NOT_REPRODUCED),
+        ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 3.0), (25, 1.0), (100, 0.9))}, REPRODUCED),
+        ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 3.0), (25, 1.0), (100, 1.2))}, IN_PART),
+        ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 1.0), (25, 1.0), (100, 1.2))}, NOT_REPRODUCED),
+        ("C8", {(f"{n} latents", "navigation_accuracy"): share for n, share in ((3, 0.4), (25, 0.48))}, REPRODUCED),
+        ("C8", {(f"{n} latents", "navigation_accuracy"): share for n, share in ((3, 0.4), (25, 0.46))}, NOT_REPRODUCED),
+    ],
+)
+def test_claims_of_length_and_domain_are_judged_by_their_bars(tmp_path, name, rows, verdict):
+    """Half of the gain stays; time grows no faster than the context; 17.5% more frames are followed."""
+    found = [{"method": m, "metric": metric, "mean": v, "low": v, "high": v} for (m, metric), v in rows.items()]
+    (tmp_path / "experiments").mkdir()
+    for file in ("worlds", "context_cost", "context"):
+        (tmp_path / "experiments" / f"{file}.json").write_text(json.dumps({"rows": found, "gain": {}}))
+    claim = next(claim for claim in load_claims()["claims"] if claim["id"] == name)
+    assert judge_claim(claim, few_seeds=False, folder=tmp_path).verdict == verdict

@@ -10,63 +10,36 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from v4s_lib.command import command
 from v4s_lib.data.handheld import handheld
-from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.navigation import NavigationEpisode, navigation_paths
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames, sample_context
-from v4s_lib.evaluation.navigation import score_all
+from v4s_lib.data.worlds import world_episode
+from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
+from v4s_lib.evaluation.following import following_measures, replayed
+from v4s_lib.evaluation.navigation import OTHER_ROOM, score_all, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
-from v4s_lib.evaluation.statistics import Row, make_row, paired_difference, paired_ratio
+from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 
 FOLDER = RESULTS / "experiments"
-METRICS = {"psnr_recall": "dB", "psnr": "dB"}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to sample; the first arm of an experiment is what the others are compared with."""
-
-    name: str
-    guidance_scale: float = 1.0
-    guide_context: bool = True  # whether the branch that guidance leads away from has lost the context, too
-    context_latents: int | None = None  # of the scan that are used; None is the preset's
-    scan_latents: int | None = None  # of the scan; None is the preset's
-    handheld: bool = False  # whether context and start frame come from a phone's video, so to say
-    with_context: bool = True
-
-
-EXPERIMENTS = {
-    "guidance": [
-        Arm("none"),
-        *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
-        *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
-    ],
-    "context": [
-        Arm("16 latents", context_latents=16, scan_latents=100),
-        *(Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (1, 2, 4, 8, 12, 32, 84, 100)),
-    ],
-    "handheld": [
-        Arm("rendered"),
-        Arm("rendered without context", with_context=False),
-        Arm("handheld", handheld=True),
-        Arm("handheld without context", handheld=True, with_context=False),
-    ],
-}
+METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the last one where an arm is followed
 
 
 def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
-    """The picture measures of one sample of one episode."""
-    episode = navigation_episode(split, index, preset.task, arm.scan_latents)
+    """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed."""
+    episode = world_episode(arm.world, split, index, preset.task, arm.scan_latents)
     scan, start = episode.scan.rgb, episode.target.rgb[:1]
     if arm.handheld:
         generator = torch.Generator().manual_seed(seed + index)
@@ -82,14 +55,24 @@ def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: 
         guide_context=arm.guide_context,
         generator=torch.Generator().manual_seed(seed),
     )
-    index = output.context_index
+    used = output.context_index
     if not arm.with_context:  # the pixels that the latents tell which the pipeline would have drawn
-        index = sample_context((len(scan) - 1) // 4 + 1, len(index), torch.Generator().manual_seed(seed))
-    frames = grouped_frames(index).flatten().unique()
+        used = sample_context((len(scan) - 1) // 4 + 1, len(used), torch.Generator().manual_seed(seed))
+    frames = grouped_frames(used).flatten().unique()
     if arm.scan_latents is not None:
         frames = torch.arange(len(episode.scan.rgb))
     known = episode.known(frames, preset.task.camera)
-    return {"ours": picture_measures(output.frames[0], episode.target.rgb, known)}
+    measures = picture_measures(output.frames[0], episode.target.rgb, known)
+    if arm.followed:
+        measures |= follow(output.frames[0], episode, preset, split, index)
+    return {arm.name: measures}
+
+
+def follow(clip: Tensor, episode: NavigationEpisode, preset: Preset, split: str, index: int) -> dict[str, float]:
+    """The camera measures of a clip (F, H, W, 3); a failure counts the error of an unrelated path."""
+    _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
+    path = replayed(unrelated[0], episode.target_c2w[0])
+    return following_measures({"ours": clip}, episode, path, preset)["ours"]
 
 
 def run_arm(
@@ -112,8 +95,7 @@ def run_arm(
         store / f"{file_name(experiment, arm)}-{asked}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
         progress,
     )
-    values = {metric: [line["methods"]["ours"][metric] for line in lines] for metric in METRICS}
-    scenes = np.arange(episodes)
+    measured = [metric for metric in METRICS if metric in lines[0]["methods"][arm.name]]
     return {
         "experiment": experiment,
         "arm": asdict(arm),
@@ -123,8 +105,8 @@ def run_arm(
         "commit": current_commit(),
         "seed": seed,
         "episodes": episodes,
-        "rows": [make_row(arm.name, m, METRICS[m], np.array(v, float), scenes).to_json() for m, v in values.items()],
-        "per_episode": values,
+        "rows": table(lines, METRICS),
+        "per_episode": {m: [line["methods"][arm.name][m] for line in lines] for m in measured},
     }
 
 
@@ -155,8 +137,8 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     pairs = [(later, first) for later in range(len(names)) for first in range(later)]
     gain = {f"{names[a]} - {names[b]}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs}
     rows = [row for result in results for row in result["rows"]]
-    if results[0]["experiment"] == "handheld":
-        rows.append(retention(names[2], values))
+    if results[0]["experiment"] in RETAINED:
+        rows += [retention(names[i], [*values[:2], *values[i : i + 2]]) for i in range(2, len(names), 2)]
     provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes")
     return {name: results[0][name] for name in provenance} | {"rows": rows, "gain": gain}
 
@@ -170,7 +152,8 @@ def retention(name: str, values: list[np.ndarray]) -> dict[str, Any]:
     return Row(name, "retention", "1", **vars(kept), failed=0).to_json()
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("scored episodes are kept; run the same command to go on")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.experiments", description=__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("--preset", default="small")
@@ -179,21 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--store", type=Path, default=Path("runs/experiments"), help="scored episodes, to go on from")
     args = parser.parse_args(arguments)
-    results = []
-    try:
-        preset = get_preset(args.preset)
-        for arm in EXPERIMENTS[args.experiment]:
-            results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
-            save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
-        save_results(summarise(results), args.out / f"{args.experiment}.json")
-    except KeyboardInterrupt:
-        print(f"interrupted: scored episodes are in {args.store}; run the same command to go on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.episodes < 2:
+        raise ValueError(f"expected 2 episodes or more, got {args.episodes}: an interval needs two rooms, ask for more")
+    results, preset = [], get_preset(args.preset)
+    for arm in EXPERIMENTS[args.experiment]:
+        results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
+        save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
+    save_results(summarise(results), args.out / f"{args.experiment}.json")
     print(compare_arms(results))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""What a context costs: known bytes, every length, provenance."""
+
+import json
+
+import torch
+
+from v4s_lib.evaluation import context_cost
+from v4s_lib.evaluation.context_cost import LENGTHS, METRICS, encoding_peak, main, measure
+from v4s_lib.training.presets import SMOKE
+from v4s_lib.training.weights import load_pipeline
+
+
+def test_the_peak_is_the_most_that_is_held_at_once(monkeypatch):
+    """Two tensors of 4 MiB and their sum, then, without them, one of 8 MiB: 12 MiB."""
+
+    def known(pipeline, frames):
+        total = torch.zeros(2**20) + torch.ones(2**20)
+        del total
+        return torch.zeros(2**21)
+
+    monkeypatch.setattr(context_cost, "encode", known)
+    assert abs(encoding_peak(None, None) - 12 * 2**20) < 4096
+
+
+def test_memory_grows_with_the_context_and_every_length_is_timed(monkeypatch):
+    monkeypatch.setattr(context_cost, "REPEATS", 2)
+    rows = {(row["method"], row["metric"]): row for row in measure(load_pipeline(SMOKE), SMOKE, (2, 20))}
+    assert {metric for _, metric in rows} == set(METRICS) and len(rows) == 6
+    assert rows["20 latents", "peak_memory"]["mean"] > 3 * rows["2 latents", "peak_memory"]["mean"]
+    for count, frames in ((2, 5), (20, 77)):
+        whole, each = (rows[f"{count} latents", metric] for metric in METRICS[:2])
+        assert 0 < whole["low"] <= whole["mean"] <= whole["high"] and whole["n"] == 2
+        assert abs(each["mean"] * frames - whole["mean"]) < 1e-9
+
+
+def test_the_command_stores_rows_for_the_ledger(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(context_cost, "REPEATS", 1)
+    assert main(["--preset", "smoke", "--out", str(tmp_path / "cost.json")]) == 0
+    results = json.loads((tmp_path / "cost.json").read_text())
+    assert results["preset"] == "smoke" and len(results["weights_sha256"]) == 64
+    assert {row["method"] for row in results["rows"]} == {f"{count} latents" for count in LENGTHS}
+    assert "| 100 latents |" in capsys.readouterr().out
+    assert main(["--preset", "huge"]) == 2

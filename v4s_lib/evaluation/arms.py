@@ -1,0 +1,45 @@
+"""The arms of every experiment: ways to sample the shipped weights, and what they are shown."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to sample; the first arm of an experiment is what the others are compared with."""
+
+    name: str
+    guidance_scale: float = 1.0
+    guide_context: bool = True  # whether the branch that guidance leads away from has lost the context, too
+    context_latents: int | None = None  # of the scan that are used; None is the preset's
+    scan_latents: int | None = None  # of the scan; None is the preset's
+    world: str = "rooms"  # out of v4s_lib.data.worlds.WORLDS
+    handheld: bool = False  # whether context and start frame come from a phone's video, so to say
+    with_context: bool = True
+    followed: bool = False  # whether the camera finder looks at the clip, too; it takes longer than sampling
+
+
+def _pair(arm: Arm) -> list[Arm]:
+    """An arm, and the same without its context."""
+    return [arm, replace(arm, name=f"{arm.name} without context", with_context=False)]
+
+
+FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
+
+EXPERIMENTS = {
+    "guidance": [
+        Arm("none"),
+        *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
+        *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
+    ],
+    "context": [
+        Arm(f"{count} latents", context_latents=count, scan_latents=100, followed=count in FOLLOWED)
+        for count in (16, 1, 2, 3, 4, 8, 12, 25, 32, 84, 100)
+    ],
+    "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
+    "worlds": [
+        *_pair(Arm("rooms")),
+        *_pair(Arm("park", world="park")),
+        *_pair(Arm("rooms_unseen", world="rooms_unseen")),
+    ],
+}
+RETAINED = ("handheld", "worlds")  # arms in pairs, with and without context; the first pair is in the training domain

@@ -1,0 +1,103 @@
+"""``python -m v4s_lib.evaluation.context_cost``: time and memory to encode a context, by its length (claim C7).
+
+Run it on an idle machine. The lengths take turns, so that a busy moment hits all of them alike.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from tqdm.auto import tqdm
+
+from v4s_lib.command import command
+from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.experiments import FOLDER
+from v4s_lib.evaluation.results import load_models, markdown_table, models_digest, save_results
+from v4s_lib.evaluation.statistics import Row
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.worlds.paths import latent_frames
+
+LENGTHS = (3, 12, 25, 50, 100)  # latents: 9 to 397 frames
+REPEATS = 9
+METRICS = ["encoding_time", "time_per_frame", "peak_memory"]
+
+
+@torch.no_grad()
+def encode(pipeline: Video4SpatialPipeline, frames: Tensor) -> None:
+    """All that a target needs of a context video (F, H, W, 3), F = 4k+1, computed once for every clip."""
+    latents = pipeline.codec.encode(frames[None])
+    pipeline.transformer.encode_context(latents, torch.arange(latents.shape[2])[None])
+
+
+def encoding_time(pipeline: Video4SpatialPipeline, frames: Tensor) -> float:
+    """Seconds that ``encode`` takes."""
+    begin = time.perf_counter()
+    encode(pipeline, frames)
+    return time.perf_counter() - begin
+
+
+def encoding_peak(pipeline: Video4SpatialPipeline, frames: Tensor) -> int:
+    """Most bytes of tensors that ``encode`` holds at once, beside weights and frames, by torch's own account (CPU)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        encode(pipeline, frames)
+    changes = sorted((event.time_range.end, event.self_cpu_memory_usage) for event in recorded.events())
+    return max(accumulate(change for _, change in changes))
+
+
+def measure(pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int, ...] = LENGTHS) -> list[dict]:
+    """Rows of ``METRICS`` for every length; a row's mean is the median of ``REPEATS`` runs, its ends their extremes."""
+    scan = navigation_episode("demo", 0, preset.task, max(lengths)).scan.rgb
+    videos = {count: scan[: latent_frames(count)] for count in lengths}
+    seconds: dict[int, list[float]] = {count: [] for count in lengths}
+    for turn in tqdm(range(REPEATS + 1), desc="turns"):
+        for count, video in videos.items():
+            taken = encoding_time(pipeline, video)
+            if turn:  # the first is a warm-up
+                seconds[count].append(taken)
+    rows = []
+    for count, video in videos.items():
+        times = [1e3 * value for value in (statistics.median(seconds[count]), min(seconds[count]), max(seconds[count]))]
+        each = [value / len(video) for value in times]
+        peak = encoding_peak(pipeline, video) / 2**20
+        name = f"{count} latents"
+        rows.append(Row(name, "encoding_time", "ms", *times, REPEATS, 0).to_json())
+        rows.append(Row(name, "time_per_frame", "ms", *each, REPEATS, 0).to_json())
+        rows.append(Row(name, "peak_memory", "MiB", peak, peak, peak, 1, 0).to_json())
+    return rows
+
+
+def context_cost(preset: Preset) -> dict[str, Any]:
+    """The rows of ``measure`` with their provenance."""
+    models = load_models(preset)
+    return {
+        "experiment": "context_cost",
+        "preset": preset.name,
+        "weights_sha256": models_digest(models),
+        "commit": current_commit(),
+        "threads": torch.get_num_threads(),
+        "rows": measure(models.ours, preset),
+    }
+
+
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.context_cost", description=__doc__)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--out", type=Path, default=FOLDER / "context_cost.json")
+    args = parser.parse_args(arguments)
+    results = context_cost(get_preset(args.preset))
+    save_results(results, args.out)
+    print(markdown_table(results, METRICS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
