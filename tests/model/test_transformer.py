@@ -213,3 +213,24 @@ def test_every_parameter_is_trained(make_transformer, inputs):
             model(**inputs).square().mean().backward()
         still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
         assert still == []
+
+
+@BOTH
+def test_gradient_checkpointing_changes_nothing_but_what_is_kept(make_transformer, inputs, context_attention):
+    results = []
+    for checkpointing in (False, True):
+        model = make_transformer(context_attention=context_attention, text_dim=6)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        kept = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x)
+        with torch.enable_grad(), hooks:
+            output = model(**inputs, encoder_hidden_states=randn(4, 5, 6))
+            size = sum(kept)
+            output.square().mean().backward()
+        results.append((output, {name: p.grad for name, p in model.named_parameters()}, size))
+    (output, gradients, size), (again, others, less) = results
+    torch.testing.assert_close(again, output, **CLOSE)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, **CLOSE)
+    assert less < size / 3

@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from diffusers.utils import logging
 from torch import Tensor, nn
 
-from v4s_lib.model.blocks import ContextVideoBlock, TimeIndexRotaryEmbed, repeat_cached, zero_linear
+from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
 from v4s_lib.model.checks import check_conditions, check_option, check_parts
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
@@ -70,6 +70,8 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
 
     _no_split_modules = ["ContextVideoBlock"]
     _repeated_blocks = ["ContextVideoBlock"]  # compiled once for all
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
 
     @register_to_config
     def __init__(
@@ -128,8 +130,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             self.position_embedding = nn.Parameter(torch.zeros(position_size[0] * position_size[1], dim))
         self.pose_adapter = None
         if pose_encoding is not None:
-            features = POSE_FEATURES[pose_encoding]
-            self.pose_adapter = nn.ModuleList(zero_linear(features, dim) for _ in range(num_layers))
+            self.pose_adapter = nn.ModuleList(zero_linear(POSE_FEATURES[pose_encoding], dim) for _ in range(num_layers))
         self.time_adapter = zero_linear(TIME_WAVES, dim, bias=False) if relative_time else None
         self.localizer = None
         if localize_after is not None:
@@ -148,6 +149,11 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         logging.enable_progress_bar()
         check_keys(folder, info["missing_keys"], info["unexpected_keys"])
         return model
+
+    def _run(self, block: ContextVideoBlock, *inputs: object) -> tuple[Tensor, KeyValue]:
+        """A block's outputs; with gradient checkpointing its activations are not kept, but computed again."""
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        return self._gradient_checkpointing_func(block, *inputs) if again else block(*inputs)
 
     def encode_context(
         self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None
@@ -192,7 +198,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
                     rotary = self._ray_rotary(placed, time_index, grid)
             if rays is not None:
                 states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
-            states, own = block(states, modulation, rotary, rotate_values=self._by_ray(i))
+            states, own = self._run(block, states, modulation, rotary, None, None, self._by_ray(i))
             cache.blocks.append(own)
         return cache
 
@@ -279,18 +285,12 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
             context = None if context_cache is None else repeat_cached(context_cache.blocks[i], len(states))
-            states, _ = block(states, modulation, rotary, text, context, self._by_ray(i))
+            states, _ = self._run(block, states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
         if self.painter is not None:
             scene = self._scene(target_latents, path[:, 0, -1], context_cache, findings)
-            painted = self.painter(
-                output[:, :, clean_latents:],
-                target_latents[:, :, clean_latents:],
-                times[:, clean_latents:],
-                path[:, clean_latents:],
-                scene,
-                paint_frames,
-            )
+            noisy = output[:, :, clean_latents:], target_latents[:, :, clean_latents:], times[:, clean_latents:]
+            painted = self.painter(*noisy, path[:, clean_latents:], scene, paint_frames)
             output = torch.cat([output[:, :, :clean_latents], painted], dim=2)
         return (output, findings) if return_findings else output
 

@@ -25,6 +25,7 @@ from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import Sample, finding_loss, flow_matching_loss, localization_loss
 from v4s_lib.training.places import places_loss
 from v4s_lib.training.presets import Preset
+from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
 from v4s_lib.training.weights import initial_model
 
@@ -220,10 +221,8 @@ class _Run:
     def log(self, values: dict) -> None:
         """Append one JSON line."""
         if self.accelerator.is_main_process:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
             seconds = round(time.perf_counter() - self.started, 2)
-            with (self.out_dir / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, "seconds": seconds, **values}) + "\n")
+            append_line(self.out_dir / "log.jsonl", {"step": self.step, "seconds": seconds, **values})
 
     def contract(self) -> dict:
         """What must be the same when a run goes on."""
@@ -246,22 +245,12 @@ class _Run:
         place = latest_checkpoint(self.out_dir / "checkpoints") if resume else None
         if place is not None:
             self._load(place)
-        log = self.out_dir / "log.jsonl"
-        if self.accelerator.is_main_process and log.is_file():
-            whole = [line for line in log.read_text().splitlines() if line.endswith("}")]  # a kill can tear the last
-            kept = [line + "\n" for line in whole if json.loads(line)["step"] <= self.step]
-            beside = log.with_suffix(".part")
-            beside.write_text("".join(kept))
-            beside.replace(log)
+        if self.accelerator.is_main_process:
+            drop_lines_after(self.out_dir / "log.jsonl", self.step)
 
     def _load(self, place: Path) -> None:
         state = json.loads((place / "run.json").read_text())
-        differing = [name for name, value in self.contract().items() if state["contract"].get(name) != value]
-        if differing:
-            raise ValueError(
-                f"expected to resume {place} with the same {', '.join(differing)}, got another: "
-                "use the old settings or another output folder"
-            )
+        check_contract(place, self.contract(), state["contract"])
         self.accelerator.load_state(str(place))
         self.ema.load_state_dict(torch.load(place / "ema.pt", map_location="cpu", weights_only=True))
         self.ema.to(self.accelerator.device)

@@ -1,0 +1,227 @@
+"""A scale trained on a cache: the losses do not depend on the number of processes, on copies or shards, on a stop."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemWriter
+
+from tests.training.many import finish, run, start
+from tests.training.tiny_cache import SCALE, write_cache
+from v4s_lib.model.stock import load_stock
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.weights import WEIGHTS
+from v4s_lib.training.adapters import FILE, load_adapters
+from v4s_lib.training.checkpoints import list_checkpoints
+from v4s_lib.training.finetune import main
+from v4s_lib.training.full import SCALES
+from v4s_lib.training.full_loop import Job, finetune
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed as on Unix")
+ONE_WAY = {"context_attention": "one_way", "save_every": 2}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory) -> Path:
+    """Four steps in one process without a stop."""
+    out = tmp_path_factory.mktemp("whole")
+    run(finetune, (Job(SCALE, cache, out, **ONE_WAY),))
+    return out
+
+
+def lines(out: Path) -> list[dict]:
+    log = out / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def losses(out: Path) -> list[float]:
+    """Loss and gradient norm of every step, one after the other."""
+    return [line[key] for line in lines(out) for key in ("loss", "gradient_norm")]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "weights" / WEIGHTS)
+
+
+def assert_same(out: Path, whole: Path) -> None:
+    """The same losses to 1e-4 of them, and the same averaged weights."""
+    assert [line["step"] for line in lines(out)] == [line["step"] for line in lines(whole)]
+    assert losses(out) == pytest.approx(losses(whole), rel=1e-4)
+    expected = weights(whole)
+    assert weights(out).keys() == expected.keys()
+    for name, value in weights(out).items():
+        torch.testing.assert_close(value, expected[name], atol=2e-6, rtol=1e-4)
+
+
+def die_while_saving(job: Job, step: int) -> None:
+    """Train, and be killed when a part of the checkpoint of that step is to be written."""
+    write = FileSystemWriter.write_data
+
+    def write_or_die(self: FileSystemWriter, *arguments: object) -> object:
+        if f"{step:07d}" in str(self.path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, *arguments)
+
+    FileSystemWriter.write_data = write_or_die
+    finetune(job)
+
+
+def test_what_a_run_leaves(whole):
+    assert sorted(path.name for path in whole.iterdir()) == ["checkpoints", "log.jsonl", "weights"]
+    assert [place.name for place in list_checkpoints(whole / "checkpoints")] == [
+        "checkpoint-0000002",
+        "checkpoint-0000004",
+    ]
+    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
+    assert [line["rate"] for line in lines(whole)] == [SCALE.learning_rate] * 4
+    model = ContextVideoTransformer.from_pretrained(whole / "weights")
+    assert model.config.context_attention == "one_way" and model.dtype == torch.float32
+    assert model.pose_adapter[0].weight.any() and model.role_embedding.any()  # what began at zero has learnt
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["copies", "shards"])
+def test_two_processes_give_the_losses_of_one(whole, cache, tmp_path, sharded):
+    run(finetune, (Job(SCALE, cache, tmp_path, **ONE_WAY),), processes=2, sharded=sharded)
+    assert_same(tmp_path, whole)
+
+
+def test_samples_computed_together_give_the_same_losses(whole, cache, tmp_path):
+    run(finetune, (Job(SCALE, cache, tmp_path, together=4, **ONE_WAY),))
+    assert_same(tmp_path, whole)
+
+
+@pytest.fixture(scope="module")
+def killed(cache, tmp_path_factory) -> Path:
+    """Two processes with shards, killed by SIGKILL in the middle of the second checkpoint."""
+    out = tmp_path_factory.mktemp("killed")
+    started = start(die_while_saving, (Job(SCALE, cache, out, **ONE_WAY), 4), processes=2, sharded=True)
+    assert finish(started) == [-signal.SIGKILL] * 2
+    found = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert found == [".checkpoint-0000004.part", "checkpoint-0000002"] and len(lines(out)) == 4
+    return out
+
+
+@pytest.mark.parametrize(("processes", "sharded"), [(1, False), (2, True)])
+def test_a_run_that_was_killed_goes_on_with_any_number_of_processes(killed, whole, cache, tmp_path, processes, sharded):
+    out = shutil.copytree(killed, tmp_path / "out")
+    run(finetune, (Job(SCALE, cache, out, **ONE_WAY),), processes, sharded)
+    assert_same(out, whole)
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        "checkpoint-0000002",
+        "checkpoint-0000004",
+    ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_ctrl_c_in_one_process_saves_in_all(cache, tmp_path):
+    started = start(_main, (cache, tmp_path), processes=2, sharded=True)
+    wait_for(lambda: len(lines(tmp_path)) >= 2)
+    os.kill(started[1].pid, signal.SIGINT)
+    assert finish(started) == [130, 130]
+    (place,) = list_checkpoints(tmp_path / "checkpoints")
+    assert place.name == f"checkpoint-{lines(tmp_path)[-1]['step']:07d}"
+    assert not (tmp_path / "weights").exists()
+
+
+def _main(cache: Path, out: Path) -> int:
+    SCALES[SCALE.name] = SCALE
+    return main(["--scale", SCALE.name, "--cache", str(cache), "--out", str(out), "--steps", "100000"])
+
+
+def test_bf16_in_shards_is_near_fp32(whole, cache, tmp_path):
+    job = Job(replace(SCALE, mixed_precision="bf16"), cache, tmp_path, **ONE_WAY)
+    run(finetune, (job, 2), processes=2, sharded=True)
+    assert losses(tmp_path) == pytest.approx(losses(whole)[:4], rel=0.02)
+    assert losses(tmp_path) != pytest.approx(losses(whole)[:4], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    """A WanTransformer3DModel of the scale's sizes, as diffusers saves it."""
+    folder = tmp_path_factory.mktemp("stock")
+    torch.manual_seed(0)
+    sizes = {name: value for name, value in SCALE.model.items() if name != "pose_encoding"}
+    WanTransformer3DModel(**sizes).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(cache, stock, tmp_path_factory) -> Path:
+    """Stock weights with adapters of rank 2, four steps in one process."""
+    out = tmp_path_factory.mktemp("adapted")
+    fast = replace(SCALE, learning_rate=1e-2)
+    run(finetune, (Job(fast, cache, out, stock, lora=2, save_every=2),))
+    return out
+
+
+def test_adapters_resume_in_shards_and_merge(adapted, cache, stock, tmp_path):
+    out = shutil.copytree(adapted, tmp_path / "out")
+    shutil.rmtree(out / "checkpoints" / "checkpoint-0000004")
+    shutil.rmtree(out / "adapters")
+    job = Job(replace(SCALE, learning_rate=1e-2), cache, out, stock, lora=2, save_every=2)
+    run(finetune, (job,), processes=2, sharded=True)
+    assert losses(out) == pytest.approx(losses(adapted), rel=1e-4)
+    tensors, expected = (load_file(place / "adapters" / FILE) for place in (out, adapted))
+    assert tensors.keys() == expected.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-3)
+    assert losses(out)[-2] < losses(out)[0]  # it learns
+    base = load_stock(stock, pose_encoding="c2w_12")
+    assert any(value.any() for name, value in tensors.items() if "lora_B" in name)
+    merged = load_adapters(out / "adapters", load_stock(stock, pose_encoding="c2w_12")).merge_and_unload()
+    assert merged.state_dict().keys() == base.state_dict().keys()
+    assert not torch.equal(merged.blocks[0].ffn.net[2].weight, base.blocks[0].ffn.net[2].weight)
+
+
+def test_other_settings_do_not_go_on(whole, cache, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    for changes, names in ({"seed": 1}, "seed, weights"), ({"scale": replace(SCALE, batch=8)}, "batch"):
+        job = replace(Job(SCALE, cache, out, **ONE_WAY), **changes)
+        message = f"^expected to resume .*checkpoint-0000004 with the same {names}, got another: use the old"
+        with pytest.raises(ValueError, match=message):
+            finetune(job)
+    assert_same(out, whole)
+
+
+REFUSED = {
+    "cache": (["--cache", "nowhere"], "expected a latent cache with a whole index.json in nowhere, got none: run .*"),
+    "scale": (["--scale", "huge"], "expected a scale out of .*, got 'huge': choose one of them"),
+    "together": (["--together", "3"], "expected processes times .* batch of 4, got 1 x 3: take other numbers"),
+    "steps": (["--steps", "0"], "expected steps, .* samples together from 1, got 0, 250 and 1: choose others"),
+    "rank": (["--lora", "0"], "expected a rank from 1, got 0: choose another, or train all weights"),
+    "weights": (["--weights", "nowhere"], "expected a transformer in nowhere, got no config.json: give its folder"),
+    "way": (["--context-attention", "both"], "expected context_attention to be one of .*, got 'both': choose one .*"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_arguments_end_in_one_sentence(cache, tmp_path, capsys, monkeypatch, name):
+    arguments, message = REFUSED[name]
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    out = tmp_path / "out"
+    assert main(["--scale", SCALE.name, "--cache", str(cache), "--out", str(out), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and re.fullmatch(message + "\n", captured.err)
+    assert not out.exists()

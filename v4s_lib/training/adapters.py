@@ -1,0 +1,57 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft, for a GPU that cannot hold the training of all weights.
+
+The attention's projections and the feed-forward layers are adapted. What a stock checkpoint has not starts at zero and
+is trained as it is: a low-rank change of nothing would be a detour.
+"""
+
+from pathlib import Path
+
+from peft import LoraConfig, LoraModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from v4s_lib.model.transformer import NEW_KEYS, ContextVideoTransformer
+from v4s_lib.model.weights import check_keys
+from v4s_lib.training.sharding import trained
+
+ADAPTED = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+FILE = "adapter_model.safetensors"  # peft's name, as that of adapter_config.json
+NAME = ".default"  # peft's, in the keys of a model that has adapters
+
+
+def adapter_config(rank: int) -> LoraConfig:
+    """Adapters of that rank, at full strength: alpha is the rank."""
+    if rank < 1:
+        raise ValueError(f"expected a rank from 1, got {rank}: choose another, or train all weights")
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED)
+
+
+def add_adapters(model: ContextVideoTransformer, config: LoraConfig) -> LoraModel:
+    """Put adapters into the model, which at first change nothing, and freeze all but them and the new parts."""
+    adapted = LoraModel(model, config, "default")
+    for name, parameter in model.named_parameters():
+        if name.startswith(NEW_KEYS):
+            parameter.requires_grad_(True)
+    return adapted
+
+
+def save_adapters(folder: Path, config: LoraConfig, tensors: dict[str, Tensor]) -> None:
+    """Write adapters and new parts, by their names in the model, as safetensors."""
+    save_file({name.replace(NAME, ""): value.contiguous() for name, value in tensors.items()}, folder / FILE)
+    config.save_pretrained(folder)
+
+
+def load_adapters(folder: Path, model: ContextVideoTransformer) -> LoraModel:
+    """Put saved adapters and new parts into the model that they were trained for.
+
+    ``merge_and_unload`` of what is returned gives the plain model again, with the adapters in its weights. Raises
+    ``ValueError`` with the missing and the unexpected keys, and ``FileNotFoundError`` where there are no adapters.
+    """
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(f"expected {FILE} in {folder}, got no such file: train with --lora first")
+    tensors = load_file(folder / FILE)
+    adapted = add_adapters(model, LoraConfig.from_pretrained(folder))
+    names = {name.replace(NAME, ""): name for name in trained(model)}
+    check_keys(folder, names.keys() - tensors.keys(), tensors.keys() - names.keys())
+    model.load_state_dict({names[name]: value for name, value in tensors.items()}, strict=False)
+    return adapted

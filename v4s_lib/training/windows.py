@@ -1,0 +1,155 @@
+"""Training samples out of a latent cache: a window of a scan as target, other latents of the scan as context.
+
+A sample is a function of seed, step and its number in the batch alone: a run that is resumed sees the same samples, and
+so does one whose batch is shared out over another number of processes.
+
+The window is of the scan's own latents, so its start latent holds the four frames up to the start frame, where in
+sampling it holds the start frame alone; poses are relative to the last of the four. A cache knows of no box, so no
+target has a box tail.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from v4s_lib.data.windows import sample_context
+from v4s_lib.model.pose import relative_to_start
+from v4s_lib.training.cached import CachedLatents
+from v4s_lib.training.data import step_seed
+from v4s_lib.training.full import FullScale
+
+
+@dataclass
+class Window:
+    """A batch of B targets of T latents, each with its own context of P, and all that is drawn for them."""
+
+    target_latents: Tensor  # (B, C, T, h, w), clean; the first is the start latent
+    target_time_index: Tensor  # (B, T)
+    context_latents: Tensor  # (B, C, P, h, w); noise for the unconditional branch
+    context_time_index: Tensor  # (B, P)
+    context_timestep: Tensor  # (B,) 0, or 1000 for the unconditional branch
+    camera_path: Tensor  # (B, T, 4, 4, 4) c2w relative to the start frame
+    camera_mask: Tensor  # (B,) whether the model is told the path
+    encoder_hidden_states: Tensor  # (B, L, D) text, or the null text
+    sigma: Tensor  # (B,) share of noise in the moving latents
+    noise: Tensor  # (B, C, T - 1, h, w)
+
+    def to(self, device: torch.device) -> "Window":
+        return Window(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class CachedWindows:
+    """Draws the samples of a scale from a cache.
+
+    Args:
+        cache: latents, poses where they are known, and text.
+        scale: how long target and context are, what is dropped, and the shift of the noise.
+        seed: of all that is drawn.
+
+    Attributes:
+        names: the scans that are long enough; ``too_short`` are the others. Every one of ``names`` is drawn alike.
+
+    Raises ``ValueError`` when the cache is of another size, without text, or without a scan that is long enough.
+    """
+
+    def __init__(self, cache: CachedLatents, scale: FullScale, seed: int) -> None:
+        self.cache, self.scale, self.seed = cache, scale, seed
+        self.latents = 1 + scale.moving_latents
+        self.range = scale.model["rope_max_seq_len"]
+        self.names = [name for name in cache.names if len(self._starts(min(cache.length(name), self.range)))]
+        self.too_short = sorted(set(cache.names) - set(self.names))
+        if not self.names:
+            least, most = self.latents + scale.gap + scale.context_latents, max(map(cache.length, cache.names))
+            raise ValueError(
+                f"expected a scan of {least} latents or more in {cache.folder}, got {most} at most: encode longer ones"
+            )
+        wanted = {
+            "latents": (scale.model["in_channels"], 1, *scale.latent_size),
+            "text": (scale.text_tokens, scale.model["text_dim"]),
+        }
+        found = {"latents": cache.latents(self.names[0], [0]).shape, "text": cache.text("").shape}
+        for part, shape in wanted.items():
+            if tuple(found[part]) != shape:
+                raise ValueError(
+                    f"expected {part} of shape {shape} in {cache.folder}, got {tuple(found[part])}: "
+                    f"encode the scans with the codec, size and text of scale {scale.name}"
+                )
+
+    def batch(self, step: int, numbers: Sequence[int]) -> Window:
+        """The samples of those numbers in the batch of a step."""
+        samples = [self._draw(step, number) for number in numbers]
+        return Window(*(torch.cat([getattr(sample, field.name) for sample in samples]) for field in fields(Window)))
+
+    def _starts(self, length: int) -> Tensor:
+        """Where in a piece of a scan a target may start: enough latents are left for a context."""
+        start = torch.arange(max(0, length - self.latents + 1))
+        before = (start - self.scale.gap).clamp(min=0)
+        after = (length - start - self.latents - self.scale.gap).clamp(min=0)
+        return start[before + after >= self.scale.context_latents]
+
+    def _draw(self, step: int, number: int) -> Window:
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, number))
+
+        def below(count: int) -> int:
+            return int(torch.randint(count, (), generator=generator))
+
+        def share() -> Tensor:
+            return torch.rand(1, generator=generator)
+
+        scale, name = self.scale, self.names[below(len(self.names))]
+        length = self.cache.length(name)
+        piece = min(length, self.range)  # of a longer scan, what has a time index
+        first, offset = below(length - piece + 1), below(self.range - piece + 1)
+        starts = self._starts(piece)
+        start = int(starts[below(len(starts))])
+        context = sample_context(piece, scale.context_latents, generator, start, self.latents, scale.gap)
+        target = torch.arange(start, start + self.latents)
+        said = self.cache.instructions(name)
+        sentence = said[below(len(said))]
+        chance = share()
+        lost, told = chance < scale.drop_all, chance >= scale.drop_all + scale.drop_instruction
+        sigma = share()
+        clean, seen = (self.cache.latents(name, first + indices)[None].float() for indices in (target, context))
+        noise = torch.randn(clean[:, :, 1:].shape, generator=generator)
+        if lost:
+            seen = torch.randn(seen.shape, generator=generator)
+        path, known = self._path(name, first + target)
+        return Window(
+            clean,
+            (offset + target)[None],
+            seen,
+            (offset + context)[None],
+            1000.0 * lost,
+            path,
+            told & known,
+            self.cache.text(sentence if told else "")[None].float(),
+            scale.shift * sigma / (1 + (scale.shift - 1) * sigma),
+            noise,
+        )
+
+    def _path(self, name: str, target: Tensor) -> tuple[Tensor, bool]:
+        """The path of a target (1, T, 4, 4, 4), and whether it is known; else the camera stands still."""
+        c2w = self.cache.c2w(name, target)
+        if c2w is None:
+            return torch.eye(4).expand(1, len(target), 4, 4, 4), False
+        return relative_to_start(torch.cat([c2w[0, -1:], c2w[1:].flatten(0, 1)])[None].float()), True
+
+
+def velocity_loss(model: torch.nn.Module, window: Window) -> Tensor:
+    """Mean squared error of the predicted velocity of the moving latents, noise - clean (PAPER.md §2)."""
+    start, clean = window.target_latents[:, :, :1], window.target_latents[:, :, 1:]
+    sigma = window.sigma[:, None, None, None, None]
+    velocity = model(
+        torch.cat([start, (1 - sigma) * clean + sigma * window.noise], dim=2),
+        1000 * window.sigma,
+        window.target_time_index,
+        context_latents=window.context_latents,
+        context_time_index=window.context_time_index,
+        context_timestep=window.context_timestep,
+        encoder_hidden_states=window.encoder_hidden_states,
+        camera_path=window.camera_path,
+        camera_mask=window.camera_mask,
+    )
+    return (velocity[:, :, 1:].float() - (window.noise - clean)).square().mean()
