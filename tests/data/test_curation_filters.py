@@ -11,7 +11,6 @@ from v4s_lib.data.boxes import mask_box
 from v4s_lib.data.episodes import EpisodeObject, load_episode
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.video import read_frames, write_video
-from v4s_lib.data.windows import sample_context
 from v4s_lib.worlds.cameras import Camera, pose
 
 CAMERA = Camera(height=12, width=18, horizontal_fov=90.0)
@@ -26,13 +25,6 @@ def turned(*degrees: float) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def scan():
     return load_episode(MANIFESTS / "scans/demo_0000")
-
-
-@pytest.mark.parametrize("first", [0, 3, 20, 33])
-def test_the_gap_is_that_of_the_context_that_training_draws(first):
-    outside = filters.outside_gap(40, first, 7, 4)
-    drawn = sample_context(40, int(outside.sum()), torch.Generator(), first, 7, 4)
-    assert torch.equal(outside.nonzero()[:, 0], drawn)
 
 
 @pytest.mark.parametrize(("angle", "share", "tolerance"), [(0, 1, 0), (45, 0.5, 0.1), (180, 0, 0)])

@@ -38,12 +38,6 @@ BOX_MARGIN = 0.01  # metres: an object's surface lies on its box, and is measure
 GOLDEN = 0.6180339887  # its multiples, without their whole part, fill 0..1 evenly
 
 
-def outside_gap(num_latents: int, first: int, length: int, gap: int) -> Tensor:
-    """Which latents (T,) of a scan may be context of the window of ``length`` latents from ``first`` on."""
-    latent = torch.arange(num_latents)
-    return (latent < first - gap) | (latent >= first + length + gap)
-
-
 def is_still(metres: Tensor, degrees: Tensor) -> bool:
     """Whether a camera that goes and turns so far from latent to latent (N,) neither walks nor turns."""
     return bool(metres.mean() < LEAST_METRES and degrees.mean() < LEAST_DEGREES)

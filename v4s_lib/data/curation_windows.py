@@ -14,9 +14,9 @@ from v4s_lib.data import curation_filters as filters
 from v4s_lib.data.boxes import LEAST_SHARE, is_centred, mask_box
 from v4s_lib.data.episodes import Episode, EpisodeObject, load_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
-from v4s_lib.data.instructions import NAVIGATION, grounding_instruction
+from v4s_lib.data.instructions import NAVIGATION, grounding_instruction, with_article
 from v4s_lib.data.sources import whole_latents
-from v4s_lib.data.windows import grouped_frames
+from v4s_lib.data.windows import grouped_frames, outside_gap
 from v4s_lib.worlds.cameras import Camera, rotation_angle, translation_distance
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames
 from v4s_lib.worlds.raycast import render
@@ -113,7 +113,7 @@ def measure(episode: Episode, rules: Rules) -> Measured:
 def judge(scan: Measured, first: int, rules: Rules) -> tuple[str | None, dict[str, float]]:
     """The first reason to drop the window from ``first`` on; ``None``, and its scores, if there is none."""
     end = first + rules.length
-    outside = filters.outside_gap(len(scan.c2w), first, rules.length, rules.gap)
+    outside = outside_gap(len(scan.c2w), first, rules.length, rules.gap)
     if outside.sum() < rules.context:
         return "gap", {}
     c2w, context_c2w = scan.c2w[first:end], scan.c2w[outside]
@@ -145,14 +145,13 @@ def describe(scan: Measured, name: str, first: int, rules: Rules, scores: dict[s
     if goal is None:
         return Window(name, first, rules.length, "navigation", NAVIGATION, None, None, scores)
     item, box = goal
-    article = "an" if item.label[0].lower() in "aeiou" else "a"
-    instruction = grounding_instruction(f"{article} {item.label}")
+    instruction = grounding_instruction(with_article(item.label))
     return Window(name, first, rules.length, "grounding", instruction, item.instance, box, scores)
 
 
 def find_goal(scan: Measured, first: int, rules: Rules) -> tuple[EpisodeObject, tuple[int, int, int, int]] | None:
     """The object that the window from ``first`` on ends on, the largest if several, and its box in the last frame."""
-    last, outside = first + rules.length - 1, filters.outside_gap(len(scan.c2w), first, rules.length, rules.gap)
+    last, outside = first + rules.length - 1, outside_gap(len(scan.c2w), first, rules.length, rules.gap)
     for index in scan.shares[:, last].argsort(descending=True, stable=True).tolist():
         item, share = scan.objects[index], scan.shares[index]
         alike = [other.label == item.label for other in scan.objects]

@@ -15,13 +15,17 @@ def object_name(label: str, relation: str | None = None, other: str | None = Non
             f"expected an object named by a colour ({', '.join(COLORS)}) and a kind ({', '.join(KINDS)}), "
             f"got {label!r}: name one of them"
         )
-    article = "an" if color[0] in "aeiou" else "a"
-    name = f"{article} {label}"
+    name = with_article(label)
     if relation is None:
         return name
     if relation not in RELATIONS:
         raise ValueError(f"expected a relation out of {', '.join(RELATIONS)}, got {relation!r}: choose one of them")
     return f"{name} {relation} the {object_name(other or '').split(' ', 1)[1]}"
+
+
+def with_article(label: str) -> str:
+    """ "orange ball" to "an orange ball"."""
+    return f"{'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
 
 
 def grounding_instruction(name: str) -> str:

@@ -48,7 +48,7 @@ def sample_context(
                 f"expected a target window inside the scan's {num_latents} latents, "
                 f"got {target_start} to {end - 1}: move or shorten it"
             )
-        allowed = allowed[(allowed < target_start - gap) | (allowed >= end + gap)]
+        allowed = allowed[outside_gap(num_latents, target_start, target_latents, gap)]
     if not 0 < count <= len(allowed):
         raise ValueError(
             f"expected 1 to {len(allowed)} context latents (the scan has {num_latents}, target and gap taken out), "
@@ -56,6 +56,12 @@ def sample_context(
         )
     chosen = torch.randperm(len(allowed), generator=generator)[:count]
     return allowed[chosen].sort().values
+
+
+def outside_gap(num_latents: int, first: int, length: int, gap: int) -> Tensor:
+    """Which latents (T,) of a scan may be context of the window of ``length`` latents from ``first`` on."""
+    latent = torch.arange(num_latents)
+    return (latent < first - gap) | (latent >= first + length + gap)
 
 
 def grouped_frames(latents: Tensor) -> Tensor:
