@@ -34,7 +34,7 @@ notebooks: .venv/.installed
 	$(VENV_PYTHON) -m v4s_lib.viewing.notebooks $(ARGS)
 
 benchmarks: .venv/.installed
-	$(VENV_PYTHON) tests/benchmarks/cached_context.py $(ARGS)
+	$(VENV_PYTHON) -m tests.benchmarks $(ARGS)
 
 clean:
 	rm -rf report build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,23 +1,31 @@
-"""``python -m v4s_lib.evaluation.settings``: guidance and number of steps, compared on validation rooms.
+"""``python -m v4s_lib.evaluation.settings``: guidance, solver and number of steps, compared on validation rooms.
 
 The preset's ``guidance_scale`` and ``inference_steps`` are chosen from this table; the test split is never looked at.
+With ``--json`` every setting is stored as soon as it is measured, and is not measured again.
 """
 
 import argparse
+import itertools
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from v4s_lib.command import command
 from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.navigation import sample_clips
 from v4s_lib.evaluation.picture import picture_measures
+from v4s_lib.evaluation.results import save_results
+from v4s_lib.evaluation.solvers import SOLVERS, evaluations, make_scheduler
 from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
@@ -32,27 +40,65 @@ def episode_recall(pipeline: Video4SpatialPipeline, preset: Preset, index: int, 
     return tuple(picture_measures(clip, truth, known)["psnr_recall"] for clip in (clips[0], clips.mean(dim=0)))
 
 
-@command("nothing was written; run the same command again")
+def score_setting(
+    pipeline: Video4SpatialPipeline, preset: Preset, setting: dict[str, Any], samples: int, episodes: int
+) -> dict[str, Any]:
+    """The row of one setting: solver, guidance and steps, with the intervals of both measures."""
+    asked = replace(preset, guidance_scale=setting["guidance"], inference_steps=setting["steps"])
+    pipeline.scheduler = make_scheduler(setting["solver"], preset.shift)
+    rooms = tqdm(range(episodes), desc=", ".join(f"{name} {value}" for name, value in setting.items()), leave=False)
+    scores = np.array([episode_recall(pipeline, asked, index, samples) for index in rooms])
+    one, mean = (vars(bootstrap(column, np.arange(episodes))) for column in scores.T)
+    return {**setting, "evaluations": evaluations(setting["solver"], setting["steps"]), "one": one, "mean": mean}
+
+
+def measured_before(path: Path | None, contract: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows in a file of results, if there is one; they must be of the same weights, rooms and samples."""
+    if path is None or not path.is_file():
+        return []
+    results = json.loads(path.read_text())
+    differing = [name for name, value in contract.items() if results[name] != value]
+    if differing:
+        raise ValueError(f"expected in {path} the same {', '.join(differing)}, got another: name another file")
+    return results["rows"]
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table, in Markdown."""
+    cells = " | ".join(
+        f"{part['mean']:.2f} [{part['low']:.2f}, {part['high']:.2f}]" for part in (row["one"], row["mean"])
+    )
+    return f"| {row['solver']} | {row['guidance']} | {row['steps']} | {row['evaluations']} | {cells} |"
+
+
+@command("settings in the --json file are kept; run the same command to go on")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.settings", description=__doc__)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
+    parser.add_argument("--solver", nargs="+", default=["euler"], choices=SOLVERS)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--samples", type=int, default=4, help="in the mean (default: 4)")
     parser.add_argument("--episodes", type=int, default=32, help="validation rooms (default: 32)")
+    parser.add_argument("--json", type=Path, help="file of results, to go on from")
     args = parser.parse_args(arguments)
     preset = get_preset(args.preset)
     pipeline = load_pipeline(preset, args.weights)
-    print(f"| guidance | steps | psnr_recall, one sample (dB) | mean of {args.samples} (dB) |\n|---|---|---|---|")
-    for guidance in args.guidance:
-        for steps in args.steps:
-            asked = replace(preset, guidance_scale=guidance, inference_steps=steps)
-            rooms = tqdm(range(args.episodes), desc=f"guidance {guidance}, {steps} steps", leave=False)
-            scores = np.array([episode_recall(pipeline, asked, index, args.samples) for index in rooms])
-            one, mean = (bootstrap(column, np.arange(args.episodes)) for column in scores.T)
-            cells = " | ".join(f"{part.mean:.2f} [{part.low:.2f}, {part.high:.2f}]" for part in (one, mean))
-            print(f"| {guidance} | {steps} | {cells} |")
+    contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}
+    contract["weights_sha256"] = weights_digest(pipeline.transformer)
+    rows = measured_before(args.json, contract)
+    print("| solver | guidance | steps | the model is asked | psnr_recall, one sample (dB) ", end="")
+    print(f"| mean of {args.samples} (dB) |\n|---|---|---|---|---|---|")
+    for values in itertools.product(args.solver, args.guidance, args.steps):
+        setting = dict(zip(("solver", "guidance", "steps"), values, strict=True))
+        row = next((row for row in rows if setting.items() <= row.items()), None)
+        if row is None:
+            row = score_setting(pipeline, preset, setting, args.samples, args.episodes)
+            rows.append(row)
+            if args.json is not None:
+                save_results({**contract, "commit": current_commit(), "rows": rows}, args.json)
+        print(line(row))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""Reading frames through ``read_frames`` against decord and PyAV called directly; a wrong frame ends the benchmark.
+
+Files are written in the run: a texture, over which eight bars tell the frame's index in binary, at a constant frame
+rate and, the same packets with other times, at a variable one. ``read_frames`` looks at all packets first and has
+decord work in a process of its own, which costs time. PyAV counts frames from the first one on. torchcodec is compared
+where it is installed.
+"""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from v4s_lib.data.video import read_frames, write_video
+from v4s_lib.evaluation.ratios import Comparison, time_pairs
+
+SIZE = (256, 416)  # the paper's
+BAR = 16  # pixels that a bar is wide and high
+
+
+def write_numbered(path: Path, count: int) -> Path:
+    """``count`` frames (at most 256) that tell their index, at 10 frames a second."""
+    texture = torch.randint(64, 192, (*SIZE, 3), generator=torch.Generator().manual_seed(0))
+    frames = torch.stack([texture.roll(2 * index, dims=1) for index in range(count)]).byte()
+    bits = np.unpackbits(np.arange(count, dtype=np.uint8)[:, None], axis=1).repeat(BAR, axis=1)
+    frames[:, :BAR, : 8 * BAR] = 255 * torch.from_numpy(bits)[:, None, :, None]
+    write_video(path, frames, crf=23, pixels="yuv420p")
+    return path
+
+
+def told(frames: Tensor) -> list[int]:
+    """The indices that frames (F, H, W, 3) tell."""
+    bars = frames[:, BAR // 2, BAR // 2 : 8 * BAR : BAR].float().mean(dim=-1) > 127
+    return np.packbits(bars.numpy(), axis=1)[:, 0].tolist()
+
+
+def vary_times(source: Path, path: Path) -> Path:
+    """The same packets, each frame shown 1 to 5 times as long as before."""
+    with av.open(source) as old, av.open(path, "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        unit, early = packets[0].duration, -min(packet.dts for packet in packets)
+        longest = np.random.default_rng(0).integers(1, 6, 2 * len(packets))
+        times = unit * np.concatenate([[0], longest.cumsum()])
+        for packet in packets:
+            packet.pts, packet.dts = (int(times[(time + early) // unit]) for time in (packet.pts, packet.dts))
+            packet.stream = stream
+            new.mux(packet)
+    return path
+
+
+def with_decord(path: Path, indices: list[int]) -> Tensor:
+    from decord import VideoReader
+
+    return torch.from_numpy(VideoReader(str(path)).get_batch(indices).asnumpy())
+
+
+def with_pyav(path: Path, indices: list[int]) -> Tensor:
+    wanted, last = set(indices), max(indices)
+    with av.open(path) as container:
+        decoded = container.decode(video=0)
+        frames = [frame.to_ndarray(format="rgb24") for i, frame in enumerate(islice(decoded, last + 1)) if i in wanted]
+    return torch.from_numpy(np.stack(frames))
+
+
+def with_torchcodec(path: Path, indices: list[int]) -> Tensor:
+    from torchcodec.decoders import VideoDecoder
+
+    return VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact").get_frames_at(indices).data
+
+
+READERS = {"decord": with_decord, "av": with_pyav, "torchcodec": with_torchcodec}
+
+
+def check(read: Callable[[Path, list[int]], Tensor], path: Path, indices: list[int]) -> None:
+    """Refuse a reader that returns another frame than it was asked for."""
+    got = told(read(path, indices))
+    if got != indices:
+        wrong = sum(a != b for a, b in zip(got, indices, strict=True))
+        raise ValueError(f"expected frames {indices} of {path.name}, got {wrong} others: do not use {read.__name__}")
+
+
+def compare(pairs: int, quick: bool) -> Iterator[Comparison]:
+    """The rows; ``quick`` reads a short file."""
+    count = 24 if quick else 240
+    sparse = np.random.default_rng(1).choice(count, count // 15, replace=False)
+    asked = {f"{count // 3} frames in a row": [*range(count // 3, 2 * count // 3)]}
+    asked[f"{len(sparse)} frames here and there"] = sorted(sparse.tolist())
+    with tempfile.TemporaryDirectory() as folder:
+        constant = write_numbered(Path(folder) / "constant.mp4", count)
+        files = {"constant": constant, "variable": vary_times(constant, Path(folder) / "variable.mp4")}
+        for rate, path in files.items():
+            for wanted, indices in asked.items():
+                check(read_frames, path, indices)
+                for name, read in READERS.items():
+                    what = f"{wanted} of {count}, {SIZE[1]}x{SIZE[0]}, {rate} rate"
+                    measured = []
+                    if importlib.util.find_spec(name) is not None:
+                        check(read, path, indices)
+                        ours = partial(read_frames, path, indices)
+                        measured = time_pairs(ours, partial(read, path, indices), pairs)
+                    yield Comparison(what, "read_frames", name, "s", measured)

@@ -1,0 +1,87 @@
+"""Equal minutes: what counts as training time, what an arm changes, and a run that is stopped and gone on with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training import minutes
+from v4s_lib.training.loop import make_optimizers
+from v4s_lib.training.minutes import ARMS, METRIC, curve, main, minutes_trained, table
+from v4s_lib.training.presets import PRESETS, SMALL, SMOKE
+
+LOG = [
+    {"step": 1, "seconds": 50.0, "loss": 1.0},  # compiles: not counted
+    {"step": 2, "seconds": 56.0, "loss": 1.0},
+    {"step": 2, "seconds": 86.0, METRIC: 12.0},  # validation: not counted
+    {"step": 3, "seconds": 92.0, "loss": 1.0},
+    {"step": 4, "seconds": 40.0, "loss": 1.0},  # a new process
+    {"step": 5, "seconds": 52.0, "loss": 1.0},
+    {"step": 5, "seconds": 99.0, METRIC: 13.0},
+]
+
+
+def test_minutes_count_steps_alone():
+    assert minutes_trained(LOG) == pytest.approx([0, 0.1, 0.1, 0.2, 0.2, 0.4, 0.4])
+    assert curve(LOG) == [{"step": 2, "minutes": 0.1, METRIC: 12.0}, {"step": 5, "minutes": 0.4, METRIC: 13.0}]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_is_another_preset_that_can_be_trained(name, preset):
+    arm = ARMS[name](preset)
+    assert (arm == preset) is (name == "preset")
+    assert arm.contexts % arm.reuse == 0
+    assert arm.task.targets <= arm.pool_targets
+
+
+def test_arms_change_what_they_say():
+    targets = {name: arm(SMALL).contexts * arm(SMALL).task.targets for name, arm in ARMS.items()}
+    other = {"half the batch": 16, "twice the batch": 64}
+    assert targets == {name: other.get(name, 32) for name in ARMS}
+    own = ARMS["a context for each target"](SMALL)
+    assert (own.contexts, own.task.targets) == (32, 1)
+    assert own.contexts // own.reuse * own.pool_targets == SMALL.contexts // SMALL.reuse * SMALL.pool_targets
+
+
+def test_adamw_alone_takes_every_parameter():
+    model = ContextVideoTransformer(**SMOKE.model)
+    (adamw,) = make_optimizers(model, replace(SMOKE, muon_lr=None))
+    taken = [id(p) for group in adamw.param_groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in model.parameters())
+
+
+def test_the_table_subtracts_the_first_arm():
+    ends = {"preset": 13.0, "other": 12.5}
+    arms = {
+        name: {"steps": 10, "targets": 3200, "curve": [{"step": 10, "minutes": 2.0, METRIC: end}]}
+        for name, end in ends.items()
+    }
+    assert table(arms).splitlines()[2:] == [
+        "| preset | 10 | 3,200 | 2.0 | 13.00 | +0.00 |",
+        "| other | 10 | 3,200 | 2.0 | 12.50 | -0.50 |",
+    ]
+
+
+def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(minutes, "SPEED_STEPS", 2)
+    init, out = tmp_path / "init", tmp_path / "out"
+    ContextVideoTransformer(**SMOKE.model).save_pretrained(init)
+    asked = ["--preset", "smoke", "--init", str(init), "--minutes", "0.005", "--every", "1", "--out", str(out)]
+    assert main([*asked, "--arms", "adamw alone, 1e-3"]) == 0
+    first = json.loads((out / "minutes.json").read_text())["arms"]["adamw alone, 1e-3"]
+    assert first["steps"] == len(first["curve"]) == first["curve"][-1]["step"]
+    assert first["targets"] == 4 * first["steps"]
+
+    assert main([*asked, "--arms", "adamw alone, 1e-3", "half the batch"]) == 0
+    arms = json.loads((out / "minutes.json").read_text())["arms"]
+    assert arms["adamw alone, 1e-3"] == first  # read, not trained again
+    assert arms["half the batch"]["targets"] == 2 * arms["half the batch"]["steps"]
+    assert "| half the batch |" in capsys.readouterr().out
+
+
+def test_no_minutes_are_refused(tmp_path, capsys):
+    assert main(["--init", str(tmp_path), "--minutes", "0", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("expected minutes above 0 and 1 or more steps")
+    assert not (tmp_path / "out").exists()
