@@ -60,7 +60,7 @@ def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> S
         eye.expand(contexts, 4, 4, 4, 4),
         eye.expand(contexts * targets, 4, 4),
         torch.ones(contexts, 4, 4, 8),
-        torch.ones(contexts * targets, 4, 8),
+        torch.ones(contexts * targets, 3, 4, 8),
     )
 
 
@@ -249,15 +249,17 @@ def test_the_same_generator_gives_the_same_loss():
 
 def test_a_path_is_planned_from_noise_alone():
     sample = replace(make_sample(), has_path=torch.tensor([True, False, False] * 2))
-    call = shown(sample, PLAIN)
+    plans = {"localize_after": 1, "pose_encoding": "ray_map"}
+    call = shown(sample, PLAIN, **plans)
     assert (call["timestep"] == 1000).tolist() == [False, True, True] * 2
     first, second = (
-        shown(replace(sample, target_latents=latents), PLAIN)["noisy"]
+        shown(replace(sample, target_latents=latents), PLAIN, **plans)["noisy"]
         for latents in (sample.target_latents, sample.target_latents + 1)
     )
     assert torch.equal(first[[1, 2, 4, 5], :, 1:], second[[1, 2, 4, 5], :, 1:])  # nothing of the clip shows
-    dropped = shown(sample, replace(PLAIN, drop_instruction=1.0))["timestep"]
+    dropped = shown(sample, replace(PLAIN, drop_instruction=1.0), **plans)["timestep"]
     assert (dropped < 1000).all()  # guidance's free branch is asked at every level
+    assert (shown(sample, PLAIN)["timestep"] < 1000).all()  # a model that plans no path is asked at every level, too
 
 
 def test_a_planned_path_is_drawn_along_the_true_one():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from v4s_lib.data.augment import hide_parts, relight, tilt_scans
 from v4s_lib.data.targets import draw_goals, finish
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.worlds.cameras import Camera
@@ -34,6 +35,11 @@ class RoomTask:
     turn: tuple[float, float] = (60.0, 200.0)  # degrees a target turns
     spread: float = 180.0  # degrees by which the start frame may look away from where the scan was heading
     samples: int = 3  # rays a pixel
+    contiguous: bool = False  # time indices are ranks in the sample, not places in the scan (claim A2)
+    tilt: float = 0.0  # degrees by which a training scan looks up or down as a whole, at most; see data/augment.py
+    lift: float = 0.0  # metres by which it is raised or lowered, at most
+    hidden: float = 0.0  # share of a training scan's latents with something close before the lens
+    lighting: float = 0.0  # standard deviation of the logarithm of a training scan's exposure, latent by latent
 
 
 @dataclass
@@ -50,8 +56,13 @@ class RoomBatch:
     instructions: list[list[str]]  # of each room's targets
     scan_instance: Tensor  # (S, P, 4, H, W) what every pixel of the scan shows
     scan_depth: Tensor  # (S, P, H, W) metres, in the last frame of each of the scan's latents
-    start_depth: Tensor  # (S, M, H, W) metres, in the targets' first frames
+    target_depth: Tensor  # (S, M, T, H, W) metres, in the last frame of each of the targets' latents
     sought: Tensor  # (S, M) instance id of the object that a target's instruction names, or -1
+
+    @property
+    def start_depth(self) -> Tensor:
+        """(S, M, H, W) metres, in the targets' first frames."""
+        return self.target_depth[:, :, 0]
 
 
 def make_rooms(
@@ -67,21 +78,41 @@ def make_rooms(
     kept = sample_context(latents, task.pool_latents, generator)
     scan_c2w = path[:, grouped_frames(kept)]
     goals = draw_goals(scenes, generator, task, targets, path[:, -1])
+    if task.tilt or task.lift:
+        scan_c2w = tilt_scans(scan_c2w.flatten(1, 2), task.tilt, task.lift, generator).unflatten(1, (-1, 4))
     scenes = scenes.to(device)
-    scan = render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled)
+    scan = _grouped(render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled), task, generator)
     target = render_many(scenes, goals.c2w.flatten(1, 2), task, device, compiled)
-    frames, instance = (part.unflatten(1, (targets, -1)) for part in (target.rgb, target.instance))
-    instructions, sought = finish(goals, frames, instance, scan.instance, FRAMES_PER_LATENT * task.tail_latents)
-    index = kept.expand(count, -1).to(device)
-    start = torch.full((count,), latents + task.gap, device=device)
-    scan_frames, scan_instance = (part.unflatten(1, (-1, FRAMES_PER_LATENT)) for part in (scan.rgb, scan.instance))
-    c2w = (scan_c2w.to(device), goals.c2w.to(device))
-    depths = (
-        scan.depth.unflatten(1, (-1, FRAMES_PER_LATENT))[:, :, -1],
-        target.depth.unflatten(1, (targets, -1))[:, :, 0],
+    target = Render(*(part.unflatten(1, (targets, -1)) for part in (target.rgb, target.depth, target.instance)))
+    tail = FRAMES_PER_LATENT * task.tail_latents
+    instructions, sought = finish(goals, target.rgb, target.instance, scan.instance.flatten(1, 2), tail)
+    return RoomBatch(
+        scenes,
+        scan.rgb,
+        scan_c2w.to(device),
+        kept.expand(count, -1).to(device),
+        torch.full((count,), latents + task.gap, device=device),
+        target.rgb,
+        goals.c2w.to(device),
+        instructions,
+        scan.instance,
+        scan.depth,
+        target.depth[:, :, ::FRAMES_PER_LATENT],
+        sought.to(device),
     )
-    given = (scenes, scan_frames, c2w[0], index, start, frames, c2w[1])
-    return RoomBatch(*given, instructions, scan_instance, *depths, sought.to(device))
+
+
+def _grouped(scan: Render, task: RoomTask, generator: torch.Generator) -> Render:
+    """A scan's frames by latent (S, P, 4, ...), its depth (S, P, H, W) in the last of each; augmented as asked for."""
+    frames, depth, instance = (
+        part.unflatten(1, (-1, FRAMES_PER_LATENT)) for part in (scan.rgb, scan.depth, scan.instance)
+    )
+    depth = depth[:, :, -1]
+    if task.hidden:
+        frames, instance, depth = hide_parts(frames, instance, depth, task.hidden, generator)
+    if task.lighting:
+        frames = relight(frames, task.lighting, generator)
+    return Render(frames, depth, instance)
 
 
 def render_many(

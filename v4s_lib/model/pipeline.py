@@ -56,6 +56,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         least_shared: share of a start frame that a context must show, or it is put aside as one of another place.
         text_encoder, tokenizer: UMT5, for a model that reads sentences and has no vocabulary of its own.
         text_tokens: to which its embeddings are padded with zeros, as in training; 512 is Wan's.
+        contiguous: number latents by their rank in the sample, not by their place in the scan; for a model that was
+            trained so (claim A2).
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->codec"  # each leaves the device when the next one comes
@@ -71,11 +73,13 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         text_encoder: UMT5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_tokens: int = 512,
+        contiguous: bool = False,
     ) -> None:
         super().__init__()
         parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler}
         self.register_modules(**parts, text_encoder=text_encoder, tokenizer=tokenizer)
-        self.register_to_config(gap=gap, least_shared=least_shared, text_tokens=text_tokens)
+        config = {"gap": gap, "least_shared": least_shared, "text_tokens": text_tokens, "contiguous": contiguous}
+        self.register_to_config(**config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, **kwargs) -> "Video4SpatialPipeline":
@@ -157,8 +161,10 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         latents[:, :, :1] = start
         noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device, dtype)
         # 4. Prepare both branches: time indices and contexts
-        target_index = (length + self.config.gap + torch.arange(latent_count, device=device)).expand(len(start), -1)
-        context_index = index[None].to(device)
+        context_index, first = index[None].to(device), length + self.config.gap
+        if self.config.contiguous:
+            context_index, first = torch.arange(len(index), device=device)[None], len(index)
+        target_index = (first + torch.arange(latent_count, device=device)).expand(len(start), -1)
         conditional = self._branch(noise if context is None else context.to(dtype), context_index, context is None)
         if context is not None and self.transformer.shows(start, conditional) < self.config.least_shared:
             context, conditional = None, self._branch(noise, context_index, True)

@@ -1,4 +1,7 @@
-"""``python -m v4s_lib.training --preset small``: train a preset; run it again to go on where it stopped."""
+"""``python -m v4s_lib.training --preset small``: train a preset; run it again to go on where it stopped.
+
+With ``--arm NAME`` it trains an ablation arm of the preset (see ``v4s_lib.training.arms``) into ``runs/arms``.
+"""
 
 import argparse
 import sys
@@ -6,33 +9,42 @@ from dataclasses import replace
 from pathlib import Path
 
 from v4s_lib.command import command
+from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, check_start
 from v4s_lib.training.loop import train
-from v4s_lib.training.presets import PRESETS, get_preset
+from v4s_lib.training.presets import PRESETS, Preset, get_preset
 
 
-@command("run the same command to go on from the last checkpoint")
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training", description=__doc__)
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
-    parser.add_argument("--out", type=Path, help="output folder (default: runs/PRESET-seedS)")
+    parser.add_argument("--out", type=Path, help="output folder (default: runs/PRESET-seedS or runs/arms/ARM-seedS)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, rooms and noise (default: 0)")
-    parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the preset's)")
+    parser.add_argument("--steps", type=int, help=f"optimizer steps in all (default: the preset's; an arm's: {STEPS})")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
     parser.add_argument(
         "--init", type=Path, help="folder of a trained transformer to start from, at the end of the curriculum"
     )
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--arm", help=f"train an ablation arm: {', '.join(ARMS)}")
+    kinds.add_argument(
         "--no-context",
         action="store_true",
         help="train a first-frame-only model, the baseline; it has no use for the steps that teach to locate",
     )
     parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
     parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def asked(args: argparse.Namespace) -> Preset:
+    """The preset with all that the options change."""
     preset = get_preset(args.preset)
-    changes = {} if args.steps is None else {"steps": args.steps}
     if args.no_compile:
-        changes["compile"] = False
+        preset = replace(preset, compile=False)
+    if args.arm is not None:
+        check_start(args.arm, args.init)
+        return arm_preset(args.arm, preset, STEPS if args.steps is None else args.steps)
+    changes = {} if args.steps is None else {"steps": args.steps}
     if args.init is not None:  # what the curriculum teaches first is known
         task = preset.task
         changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
@@ -42,11 +54,16 @@ def main(arguments: list[str] | None = None) -> None:
         changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)
         changes["locate_steps"] = 0
         changes["loss"] = replace(preset.loss, use_context=False)
-    preset = replace(preset, **changes)
-    suffix = "-first-frame-only" if args.no_context else ""
-    out = args.out or Path("runs") / f"{preset.name}{suffix}-seed{args.seed}"
-    weights = train(preset, out, args.seed, not args.restart, args.stop_at, args.init)
-    print(weights)
+    return replace(preset, **changes)
+
+
+@command("run the same command to go on from the last checkpoint")
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
+    preset = asked(args)
+    name = f"{preset.name}{'-first-frame-only' if args.no_context else ''}-seed{args.seed}"
+    out = Path("runs") / name if args.arm is None else RUNS / f"{args.arm}-seed{args.seed}"
+    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, args.init))
 
 
 if __name__ == "__main__":

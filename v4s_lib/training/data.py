@@ -28,11 +28,7 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
     for batch in rooms:
         keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
         chosen = torch.randperm(batch.target_frames.shape[1], generator=generator)[: task.targets]
-        latents = task.target_latents + task.tail_latents
-        last = int(batch.start_index.max()) + latents
-        offset = int(torch.randint(0, 1024 - last, (), generator=generator))
-        start = batch.start_index[:, None] + offset
-        steps = torch.arange(latents, device=start.device)
+        context_index, target_index = time_indices(batch, keep, task, generator)
         c2w = batch.target_c2w[:, chosen].flatten(0, 1)
         said = [room[target] for room in batch.instructions for target in chosen]
         seeks = torch.tensor([sentence != NAVIGATION for sentence in said])
@@ -42,9 +38,9 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
         parts.append(
             Sample(
                 codec.encode_groups(batch.scan_frames[:, keep]),
-                batch.time_index[:, keep] + offset,
+                context_index,
                 codec.encode(batch.target_frames[:, chosen].flatten(0, 1)),
-                (start + steps).repeat_interleave(len(chosen), dim=0),
+                target_index.repeat_interleave(len(chosen), dim=0),
                 relative_to_start(c2w),
                 has_path.to(c2w.device),
                 cell_share(batch.scan_instance[:, keep], batch.sought[:, chosen]),
@@ -52,10 +48,22 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
                 batch.scan_depth[:, keep],
-                batch.start_depth[:, chosen].flatten(0, 1),
+                batch.target_depth[:, chosen].flatten(0, 1),
             )
         )
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+
+
+def time_indices(batch: RoomBatch, keep: Tensor, task: RoomTask, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Time indices (S, P) of the scan's latents ``keep`` (P,), and (S, T) of a target, moved by one random offset."""
+    latents = task.target_latents + task.tail_latents
+    last = int(batch.start_index.max()) + latents
+    offset = int(torch.randint(0, 1024 - last, (), generator=generator))
+    context, start = batch.time_index[:, keep], batch.start_index[:, None]
+    if task.contiguous:
+        context = torch.arange(len(keep), device=start.device).expand_as(context)
+        start = torch.full_like(start, len(keep))
+    return context + offset, start + offset + torch.arange(latents, device=start.device)
 
 
 def cell_share(instance: Tensor, sought: Tensor) -> Tensor:

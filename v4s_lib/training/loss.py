@@ -15,6 +15,7 @@ from v4s_lib.model.codec import FRAMES_PER_LATENT
 from v4s_lib.model.localizer import pose_numbers
 from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
+from v4s_lib.training.consistency import consistency_loss
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LossConfig:
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
+    consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
 
@@ -45,7 +47,12 @@ class Sample:
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
     context_depth: Tensor  # (S, P, H, W) metres, in each context latent's last frame; teaches sight, nothing else
-    start_depth: Tensor  # (S*M, H, W) metres, in the start frame, likewise
+    target_depth: Tensor  # (S*M, T, H, W) metres, in each target latent's last frame; teaches sight and consistency
+
+    @property
+    def start_depth(self) -> Tensor:
+        """(S*M, H, W) metres, in the start frame."""
+        return self.target_depth[:, 0]
 
     def target_poses(self, no_context: Tensor) -> Tensor:
         """Where the targets' frames stand (S*M, T, 4, 4, 4): in the context's axes or, without one, the start's.
@@ -195,8 +202,9 @@ def flow_matching_loss(
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
     dropped = lost | (uniform(count) < config.drop_instruction)
     no_path = dropped | ~sample.has_path
+    plans = ~sample.has_path & ~dropped & (_part(model, "localizer") is not None)
     # A path is planned before the first step, so from noise alone: with less of it, the clip would give the path away.
-    sigma = torch.where(~sample.has_path & ~dropped, torch.ones_like(sigma), sigma)[:, None, None, None, None]
+    sigma = torch.where(plans, torch.ones_like(sigma), sigma)[:, None, None, None, None]
     noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
@@ -215,6 +223,10 @@ def flow_matching_loss(
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
+    if config.consistency:
+        truth = (target, sample.target_depth, sample.camera_path[:, :, -1])
+        fov = _part(model, "config").horizontal_fov
+        loss = loss + config.consistency * consistency_loss(output, *truth, ~no_path, fov)
     if findings.target_numbers is not None:
         loss = loss + config.localization * localization_loss(findings, sample, no_context, no_path, elsewhere)
     if findings.found is not None:

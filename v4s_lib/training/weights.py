@@ -17,7 +17,8 @@ def make_pipeline(transformer: ContextVideoTransformer, preset: Preset) -> Video
     """A pipeline around a transformer, with the preset's codec, scheduler and gap."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
     codec = PatchCodec(preset.patch_size)
-    pipeline = Video4SpatialPipeline(transformer.eval(), codec, scheduler, preset.task.gap, preset.least_shared)
+    config = {"gap": preset.task.gap, "least_shared": preset.least_shared, "contiguous": preset.task.contiguous}
+    pipeline = Video4SpatialPipeline(transformer.eval(), codec, scheduler, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -41,16 +42,22 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
     return make_pipeline(ContextVideoTransformer.from_pretrained(weights), preset)
 
 
+POSES = "pose_adapter."  # the beginning of its weights' names
+LATER = ("text_dim", "vocabulary", "find_words", "paint")  # what a model can learn when it knows all else
+
+
 def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
-    """Trained weights to start from; they must be of the preset's model."""
+    """Trained weights to start from; they must be of the preset's model, but for parts that it learns later.
+
+    A pose adapter for another encoding of the path starts anew.
+    """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
     donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
-    donated = {name: donor.config.get(name) for name in ("text_dim", "vocabulary", "find_words", "paint")}
-    # A model can learn to read and to paint later.
-    grown = [name for name, value in donated.items() if wanted.get(name) and not value]
-    same = {name: value for name, value in wanted.items() if name not in grown}
+    grown = [name for name in LATER if wanted.get(name) and not donor.config.get(name)]
+    anew = wanted["pose_encoding"] != donor.config.pose_encoding
+    same = {name: value for name, value in wanted.items() if name not in [*grown, "pose_encoding"]}
     differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:
         raise ValueError(
@@ -58,5 +65,6 @@ def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
             "start from another model or change the preset"
         )
     model = ContextVideoTransformer(**preset.model)
-    model.load_state_dict(donor.state_dict(), strict=not grown)
+    weights = {name: value for name, value in donor.state_dict().items() if not (anew and name.startswith(POSES))}
+    model.load_state_dict(weights, strict=not (grown or anew))
     return model

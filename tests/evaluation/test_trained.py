@@ -1,0 +1,130 @@
+"""Trained arms are found, scored on the same rooms, and compared room by room with their reference."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from v4s_lib.evaluation.ledger import evaluate
+from v4s_lib.evaluation.trained import arms_table, compare, find_runs, main, score_run
+from v4s_lib.evaluation.trained_scores import kept_shares, scored_preset
+from v4s_lib.training.__main__ import main as train
+from v4s_lib.training.arms import arm_preset
+from v4s_lib.training.presets import SMALL, SMOKE
+from v4s_lib.training.weights import load_pipeline
+
+ROOMS = [10.0, 20.0, 15.0, 12.0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two arms of two steps at scale ``smoke``, both from the same untrained weights, and one without a reference."""
+    folder = tmp_path_factory.mktemp("arms")
+    load_pipeline(SMOKE).transformer.save_pretrained(folder / "init")
+    for arm in ("reference", "no_box", "plain_two_way"):
+        start = [] if arm.startswith("plain") else ["--init", str(folder / "init")]
+        asked = ["--preset", "smoke", "--arm", arm, *start, "--steps", "2", "--seed", "3"]
+        assert train([*asked, "--out", str(folder / f"{arm}-seed3")]) == 0
+    return folder
+
+
+def result(arm: str, seed: int, values: list[float], **changes: object) -> dict:
+    shared = {"changes": "", "preset": "small", "split": "test", "seed": 0, "episodes": len(values)}
+    shared |= {"targets_seen": 100, "weights_sha256": f"{arm}{seed}", "measure": "picture"} | changes
+    scored = {"ours": {"psnr_recall": values, "psnr": values}}
+    return {"arm": arm, "training_seed": seed, "per_episode": scored, **shared}
+
+
+def test_rooms_are_compared_in_pairs_over_the_seeds_that_both_have():
+    """Rooms differ by 10 dB, seeds by 1 dB, arms by exactly 2 dB: the difference knows no interval."""
+    references = [result("reference", seed, [value + seed for value in ROOMS]) for seed in (1, 2, 3)]
+    arms = [result("no_box", seed, [value + seed - 2 for value in ROOMS]) for seed in (2, 3, 4)]
+    found = compare(arms, references)
+    gain = found["gain"]["no_box - reference, psnr_recall"]
+    assert (gain["mean"], gain["low"], gain["high"], gain["n"]) == (-2, -2, -2, 8)
+    rows = {(row["method"], row["metric"]): row["mean"] for row in found["rows"]}
+    assert rows["no_box", "training_seeds"] == 2
+    assert rows["reference", "psnr_recall"] == pytest.approx(np.mean(ROOMS) + 2.5)
+    assert sorted(found["weights"]) == ["no_box-seed2", "no_box-seed3", "reference-seed2", "reference-seed3"]
+
+
+def test_arms_that_saw_unequal_numbers_of_targets_are_not_compared():
+    with pytest.raises(ValueError, match="^expected arms that saw as many targets, got {'no_box-seed1': 50, 'ref"):
+        compare([result("no_box", 1, ROOMS, targets_seen=50)], [result("reference", 1, ROOMS)])
+
+
+def line(phone: float, usual: float, without: float) -> dict:
+    values = {"handheld_ours": phone, "handheld_no_context": without, "ours": usual, "no_context": without}
+    return {"methods": {method: {"psnr_recall": value} for method, value in values.items()}}
+
+
+def test_retention_is_the_mean_of_its_linear_parts():
+    """Gains of 4 and 2 dB, of which 2 and 1 are kept: a half in each room; and nothing can be kept of nothing."""
+    assert kept_shares([line(12, 14, 10), line(16, 17, 15)]) == pytest.approx([0.5, 0.5])
+    uneven = kept_shares([line(12, 14, 10), line(15, 17, 15), line(math.nan, 14, 10)])
+    assert np.nanmean(uneven) == pytest.approx(2 / 6) and np.isnan(uneven[2])
+    assert np.isnan(kept_shares([line(12, 10, 10), line(15, 15, 15)])).all()
+
+
+def test_every_arm_meets_the_rooms_of_its_scale():
+    for name, own in (("gap_16", {}), ("no_box", {"tail_latents": 0}), ("contiguous", {"contiguous": True})):
+        preset = scored_preset(arm_preset(name, SMALL))
+        assert preset.task == replace(SMALL.task, **own)
+
+
+def test_arms_are_found_by_their_folders(runs, tmp_path):
+    assert find_runs(runs, []) == {"reference": [3], "no_box": [3], "plain_two_way": [3]}
+    assert find_runs(runs, ["no_box"]) == {"no_box": [3]}
+    with pytest.raises(FileNotFoundError, match="^expected trained arms in .*, got none: run python -m"):
+        find_runs(tmp_path, [])
+
+
+def test_a_folder_with_another_arm_than_its_name_is_refused(runs, tmp_path):
+    (tmp_path / "gap_0-seed3").symlink_to(runs / "reference-seed3")
+    with pytest.raises(ValueError, match="^expected in .*gap_0-seed3 the task.gap of arm gap_0, got another"):
+        score_run(tmp_path / "gap_0-seed3", "picture", "validation", 1, tmp_path)
+
+
+def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
+    out, store = tmp_path / "out", tmp_path / "store"
+    asked = ["--runs", str(runs), "--split", "validation", "--out", str(out), "--store", str(store)]
+    assert main([*asked, "--episodes", "1"]) == 0
+    (first,) = store.glob("no_box-*.jsonl")
+    kept = json.loads(first.read_text())
+    kept["methods"]["ours"]["psnr"] = 5.0
+    first.write_text(json.dumps(kept) + "\n")
+    assert main([*asked, "--episodes", "2"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["no_box-picture.json", "scored"]
+    own = json.loads((out / "scored" / "no_box-seed3-picture.json").read_text())
+    assert own["per_episode"]["ours"]["psnr"][0] == 5.0 and len(own["per_episode"]["ours"]["psnr"]) == 2
+    assert (own["targets_seen"], own["training_seed"], len(own["weights_sha256"])) == (2 * 2 * 2, 3, 64)
+    assert "| no_box | clips end without the box tail | psnr_recall |" in capsys.readouterr().out
+    check = {"results": "no_box-picture", "pair": "no_box - reference, psnr", "at_least": -100.0}
+    assert evaluate(check, out).holds
+    assert main([*asked, "--arms", "gap_0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("measure", "metrics"), [("following", ["navigation_accuracy"]), ("handheld", ["psnr_recall", "retention"])]
+)
+def test_costlier_measures_come_by_flags(runs, tmp_path, measure, metrics):
+    scored = score_run(runs / "no_box-seed3", measure, "validation", 1, tmp_path, progress=False)
+    assert set(metrics) <= set(scored["per_episode"]["ours"])
+    assert ("handheld_no_context" in scored["per_episode"]) == (measure == "handheld")
+
+
+def test_a_clip_without_a_box_is_judged_by_its_last_moving_frame(runs, tmp_path):
+    scored = score_run(runs / "no_box-seed3", "grounding", "validation", 1, tmp_path, progress=False)
+    assert set(scored["per_episode"]["ours"]) == {"if_sd02", "if"}
+
+
+def test_the_table_says_what_is_stored(tmp_path):
+    found = compare([result("no_box", 1, [11.0, 21.0])], [result("reference", 1, [10.0, 20.0])])
+    (tmp_path / "no_box-picture.json").write_text(json.dumps(found))
+    cells = (
+        "| no_box | clips end without the box tail | psnr_recall | 16.00 [11.00, 21.00] | +1.00 [+1.00, +1.00] | 2 |"
+    )
+    assert arms_table(tmp_path).splitlines()[2] == cells

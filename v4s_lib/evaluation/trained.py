@@ -1,0 +1,189 @@
+"""``python -m v4s_lib.evaluation.trained --runs runs/arms``: trained arms, scored on the same test rooms and compared.
+
+``--runs`` holds what ``python -m v4s_lib.training --arm NAME`` wrote: folders ``NAME-seedS``. Episodes are scored one
+at a time and kept: a stopped run goes on. Figures go to ``data_manifests/results/arms``: one JSON for each arm, seed
+and measure with its provenance, and one for each arm and measure, compared with its reference room by room.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from v4s_lib.command import command
+from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.navigation import score_all
+from v4s_lib.evaluation.results import RESULTS, save_results
+from v4s_lib.evaluation.statistics import make_row
+from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
+from v4s_lib.model.weights import weights_digest
+from v4s_lib.training.arms import ARMS, RUNS, arm_preset, get_arm
+from v4s_lib.training.checkpoints import latest_checkpoint
+from v4s_lib.training.presets import get_preset
+from v4s_lib.training.ship import run_facts
+from v4s_lib.training.weights import load_pipeline
+
+FOLDER = RESULTS / "arms"
+RUN = re.compile(r"(\w+)-seed(\d+)")
+
+
+def find_runs(root: Path, names: list[str]) -> dict[str, list[int]]:
+    """Seeds of every trained arm in ``root``, in the table's order; ``names`` limits them to some arms."""
+    found: dict[str, list[int]] = {}
+    for name in names or ARMS:
+        get_arm(name)
+        runs = [RUN.fullmatch(path.parents[1].name) for path in root.glob(f"{name}-seed*/weights/config.json")]
+        seeds = sorted(int(run[2]) for run in runs if run is not None and run[1] == name)
+        if seeds:
+            found[name] = seeds
+    if not found:
+        raise FileNotFoundError(f"expected trained arms in {root}, got none: run python -m v4s_lib.training --arm NAME")
+    return found
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """What a run's checkpoint and log say of it; ``ValueError`` for a folder that holds another arm than its name."""
+    place = latest_checkpoint(run / "checkpoints")
+    if place is None:
+        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none that is whole: train first")
+    facts = run_facts(json.loads((place / "run.json").read_text()), run / "log.jsonl", "")
+    name = RUN.fullmatch(run.name)[1]
+    wanted = json.loads(json.dumps(asdict(arm_preset(name, get_preset(facts["name"]), facts["steps"]))))
+    parts = [(part, key, value) for part in ("task", "model", "loss") for key, value in facts[part].items()]
+    differing = [f"{part}.{key}" for part, key, value in parts if wanted[part].get(key) != value]
+    if differing:
+        raise ValueError(
+            f"expected in {run} the {', '.join(differing)} of arm {name}, got another: train it again with --restart"
+        )
+    return facts
+
+
+def score_run(
+    run: Path, measure: str, split: str, episodes: int, store: Path, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Score the averaged weights of a run; what ``store`` holds of it already is not computed again."""
+    facts, (name, training_seed) = facts_of(run), RUN.fullmatch(run.name).groups()
+    preset = scored_preset(arm_preset(name, get_preset(facts["name"]), facts["steps"]))
+    pipeline = load_pipeline(preset, run / "weights")
+    digest = weights_digest(pipeline.transformer)
+    score, units = MEASURES[measure]
+    lines = score_all(
+        lambda index: score(pipeline, preset, split, index, seed),
+        episodes,
+        store / f"{run.name}-{measure}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+        progress,
+    )
+    values = {
+        method: {metric: [line["methods"][method][metric] for line in lines] for metric in units}
+        for method in lines[0]["methods"]
+    }
+    if measure == "handheld":
+        values["ours"]["retention"] = kept_shares(lines).tolist()
+    return {
+        "arm": name,
+        "changes": get_arm(name).changes,
+        "training_seed": int(training_seed),
+        **{fact: facts[fact] for fact in ("targets_seen", "minutes", "step")},
+        "training_commit": facts["commit"],
+        "measure": measure,
+        "preset": preset.name,
+        "split": split,
+        "weights_sha256": digest,
+        "commit": current_commit(),
+        "seed": seed,
+        "episodes": episodes,
+        "per_episode": values,
+    }
+
+
+def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, Any]:
+    """An arm and its reference, room by room, over the training seeds that both have.
+
+    Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC".
+    Raises ``ValueError`` where they did not see as many targets.
+    """
+    by_seed = {result["training_seed"]: result for result in references}
+    pairs = [(result, by_seed[result["training_seed"]]) for result in arms if result["training_seed"] in by_seed]
+    first, reference = pairs[0]
+    runs = {f"{result['arm']}-seed{result['training_seed']}": result for pair in pairs for result in pair}
+    targets = {name: result["targets_seen"] for name, result in runs.items()}
+    if len(set(targets.values())) > 1:
+        raise ValueError(f"expected arms that saw as many targets, got {targets}: train them with the same --steps")
+    scenes = np.tile(np.arange(first["episodes"]), len(pairs))
+    rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
+    gain = {}
+    for metric, unit in (MEASURES[first["measure"]][1] | {"retention": "1"}).items():
+        columns = metric_columns(pairs, metric)
+        rows += [make_row(name, metric, unit, values, scenes).to_json() for name, values in columns.items()]
+        if columns:
+            name, difference = f"{first['arm']} - {reference['arm']}", columns[first["arm"]] - columns[reference["arm"]]
+            gain[f"{name}, {metric}"] = make_row(name, metric, unit, difference, scenes).to_json()
+    shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
+    weights = {name: result["weights_sha256"] for name, result in runs.items()}
+    return {**shared, "weights": weights, "targets_seen": targets, "rows": rows, "gain": gain}
+
+
+def metric_columns(pairs: list[tuple[dict[str, Any], dict[str, Any]]], metric: str) -> dict[str, np.ndarray]:
+    """A metric's values, all rooms of the first seed and then of the next, of each arm and of it without context."""
+    columns = {}
+    for results in zip(*pairs, strict=True):
+        for method, suffix in (("ours", ""), ("no_context", " without context")):
+            parts = [result["per_episode"].get(method, {}).get(metric) for result in results]
+            if None not in parts:
+                columns[results[0]["arm"] + suffix] = np.array(parts, float).flatten()
+    return columns
+
+
+def arms_table(folder: Path = FOLDER) -> str:
+    """Every comparison that is stored, in Markdown: the arm's mean, and its paired difference from the reference."""
+    lines = ["| arm | changes | metric | mean | minus reference | rooms × seeds |", "|---|---|---|---|---|---|"]
+    for name, arm in ARMS.items():
+        for file in sorted(folder.glob(f"{name}-*.json")):
+            found = json.loads(file.read_text())
+            means = {row["metric"]: row for row in found["rows"] if row["method"] == name}
+            for gain in found["gain"].values():
+                cells = [name, arm.changes, gain["metric"], _cell(means[gain["metric"]], ""), _cell(gain, "+")]
+                lines.append(f"| {' | '.join(cells)} | {gain['n']} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], sign: str) -> str:
+    """A mean with its interval; "–" where they are not known."""
+    known = [row[end] for end in ("mean", "low", "high")]
+    return "–" if None in known else "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign)
+
+
+@command("scored episodes are kept; run the same command to go on")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.trained", description=__doc__)
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the arms were trained (default: {RUNS})")
+    parser.add_argument("--arms", nargs="+", default=[], choices=list(ARMS), help="some of them (default: all)")
+    parser.add_argument("--measures", nargs="+", default=["picture"], choices=list(MEASURES), help="(default: picture)")
+    parser.add_argument("--split", default="test", choices=["validation", "test"])
+    parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--store", type=Path, default=RUNS / "scored", help="scored episodes, to go on from")
+    args = parser.parse_args(arguments)
+    found = find_runs(args.runs, args.arms)
+    for measure in args.measures:
+        results: dict[str, list[dict[str, Any]]] = {}
+        for name, seeds in found.items():
+            for seed in seeds:
+                run = args.runs / f"{name}-seed{seed}"
+                results.setdefault(name, []).append(score_run(run, measure, args.split, args.episodes, args.store))
+                save_results(results[name][-1], args.out / "scored" / f"{run.name}-{measure}.json")
+        for name, scored in results.items():
+            reference = get_arm(name).reference
+            seeds = set(found[name]) & set(found.get(reference, []))
+            if reference != name and seeds:
+                save_results(compare(scored, results[reference]), args.out / f"{name}-{measure}.json")
+    print(arms_table(args.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What is measured of a trained arm on one test room. All arms meet the rooms of their preset, whatever they train on.
+
+Each measure scores the model with its context and, where that is cheap, the same weights without.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v4s_lib.data.grounding import grounding_episode
+from v4s_lib.data.handheld import handheld
+from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
+from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.evaluation.experiments import follow
+from v4s_lib.evaluation.grounding import judge_clips, shipped_judges
+from v4s_lib.evaluation.navigation import sample_clips
+from v4s_lib.evaluation.picture import picture_measures
+from v4s_lib.evaluation.statistics import paired_ratio
+from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
+
+Scores = dict[str, dict[str, float]]  # measures by method
+Score = Callable[[Video4SpatialPipeline, Preset, str, int, int], Scores]  # of split, episode and seed
+
+
+def scored_preset(arm: Preset) -> Preset:
+    """An arm's preset with the test rooms of its scale, and of its own task only what it must be sampled with."""
+    rooms = get_preset(arm.name).task
+    return replace(arm, task=replace(rooms, contiguous=arm.task.contiguous, tail_latents=arm.task.tail_latents))
+
+
+def sample(
+    pipeline: Video4SpatialPipeline, preset: Preset, episode: NavigationEpisode, context: bool, seed: int
+) -> Tensor:
+    """One clip (F, H, W, 3); a model that was trained without context tokens is never given any."""
+    latents = preset.task.context_latents if preset.loss.use_context else 0
+    video = episode.scan.rgb if context and latents else None
+    return sample_clips(pipeline, video, episode, preset, seed, 1, latents)[0][0]
+
+
+def score_picture(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
+    """Pictures, on the pixels that the same context latents tell in all arms."""
+    episode = navigation_episode(split, index, preset.task)
+    return _pictures(pipeline, preset, episode, {"": episode}, seed)
+
+
+def score_handheld(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
+    """Pictures in the training's domain, and where scan and start frame come from a phone; the truth is the same."""
+    episode = navigation_episode(split, index, preset.task)
+    generator = torch.Generator().manual_seed(seed + index)
+    scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
+    start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
+    phone = replace(episode, scan=replace(episode.scan, rgb=scan), target=replace(episode.target, rgb=start))
+    return _pictures(pipeline, preset, episode, {"": episode, "handheld_": phone}, seed)
+
+
+def _pictures(
+    pipeline: Video4SpatialPipeline,
+    preset: Preset,
+    truth: NavigationEpisode,
+    shown: dict[str, NavigationEpisode],
+    seed: int,
+) -> Scores:
+    """The measures of a clip with context and one without for each episode ``shown``, by prefix of the method."""
+    length = (len(truth.scan.rgb) - 1) // FRAMES_PER_LATENT + 1
+    used = sample_context(length, preset.task.context_latents, torch.Generator().manual_seed(seed))
+    known = truth.known(grouped_frames(used).flatten().unique(), preset.task.camera)
+    scores = {}
+    for prefix, episode in shown.items():
+        for name, context in (("ours", True), ("no_context", False)):
+            clip = sample(pipeline, preset, episode, context, seed)
+            scores[prefix + name] = picture_measures(clip, truth.target.rgb, known)
+    return scores
+
+
+def score_following(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
+    """Whether the instructed path was followed."""
+    episode = navigation_episode(split, index, preset.task)
+    clip = sample(pipeline, preset, episode, True, seed)
+    return {"ours": follow(clip, episode, preset, split, index)}
+
+
+def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
+    """Whether the named object was found; the clip has a box tail if the arm was trained with one."""
+    episode = grounding_episode(split, index, get_preset(preset.name).task)
+    moving = len(episode.target_c2w)
+    latents = preset.task.context_latents if preset.loss.use_context else 0
+    clips = {}
+    for name, video in (("ours", episode.scan.rgb), ("no_context", None)):
+        clips[name] = pipeline(
+            video if latents else None,
+            episode.target_frames[:1],
+            instruction=episode.instruction,
+            num_frames=moving + FRAMES_PER_LATENT * preset.task.tail_latents,
+            num_context_latents=latents,
+            num_inference_steps=preset.inference_steps,
+            guidance_scale=preset.guidance_scale,
+            generator=torch.Generator().manual_seed(seed),
+        ).frames
+    return judge_clips(clips, episode, *shipped_judges(), preset.task)
+
+
+MEASURES: dict[str, tuple[Score, dict[str, str]]] = {  # how to score, and the units of what is compared
+    "picture": (score_picture, {"psnr_recall": "dB", "psnr": "dB"}),
+    "following": (score_following, {"navigation_accuracy": "1", "rotation_error": "deg"}),
+    "grounding": (score_grounding, {"if_sd02": "1", "if": "1"}),
+    "handheld": (score_handheld, {"psnr_recall": "dB"}),
+}
+
+
+def kept_shares(lines: list[dict], metric: str = "psnr_recall") -> np.ndarray:
+    """Numbers (E,), one a room, whose mean is the retention: the gain over no context from a phone, over the usual one.
+
+    A ratio of means has no value in one room; these are its linear part there (delta method), so that the retentions of
+    two arms can be compared in pairs. NaN where the usual gain is not surely above zero.
+    """
+    methods = ("handheld_ours", "handheld_no_context", "ours", "no_context")
+    phone, phone_without, usual, without = (
+        np.array([line["methods"][method][metric] for line in lines], float) for method in methods
+    )
+    kept, whole = phone - phone_without, usual - without
+    counted = ~np.isnan(kept + whole)
+    ratio = paired_ratio(kept, whole, np.arange(len(lines))).mean
+    return ratio + (kept - ratio * whole) / whole[counted].mean()

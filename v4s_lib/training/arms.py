@@ -1,0 +1,104 @@
+"""Ablation arms: what each changes, and what it is compared with. ``python -m v4s_lib.training --arm NAME`` trains one.
+
+An arm that starts from weights that know where they are (``--init``, the folder after the locate steps) is taught to
+draw. One whose early blocks are others starts from scratch, and has a reference of its own, in the paper's plain form.
+All arms see as many targets. ``python -m v4s_lib.evaluation.trained`` compares them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from v4s_lib.training.presets import Preset
+
+STEPS = 600  # of an arm, that teach to draw: 19,200 targets of preset small; our choice
+RUNS = Path("runs/arms")
+# The paper's form: no localizer and what builds on it, no learned places in the frame or in time.
+PLAIN = {
+    "localize_after": None,
+    "ray_rotary": False,
+    "see_places": None,
+    "find_words": None,
+    "paint": False,
+    "relative_time": False,
+    "position_size": None,
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training that differs from its reference in one thing."""
+
+    changes: str  # in words
+    change: Callable[[Preset], Preset]
+    reference: str = "reference"  # the arm it is compared with; a reference names itself
+    scratch: bool = False  # starts from random weights
+
+
+def _task(changes: dict[str, Any]) -> Callable[[Preset], Preset]:
+    return lambda preset: replace(preset, task=replace(preset.task, **changes))
+
+
+def _loss(changes: dict[str, Any]) -> Callable[[Preset], Preset]:
+    return lambda preset: replace(preset, loss=replace(preset.loss, **changes))
+
+
+def _model(changes: dict[str, Any]) -> Callable[[Preset], Preset]:
+    return lambda preset: replace(preset, model=preset.model | changes)
+
+
+def _plain(changes: str, model: dict[str, Any]) -> Arm:
+    """An arm of the plain form, from scratch."""
+    return Arm(changes, _model(PLAIN | model), "plain_one_way", scratch=True)
+
+
+VIEWPOINT, OCCLUSION, LIGHTING = {"tilt": 10.0, "lift": 0.3}, {"hidden": 0.3}, {"lighting": 0.3}
+
+ARMS = {
+    "reference": Arm("nothing: the preset as it is", lambda preset: preset),
+    "first_frame_only": Arm("no context tokens at all", _loss({"use_context": False})),
+    "no_box": Arm("clips end without the box tail", _task({"tail_latents": 0})),
+    "navigation_alone": Arm("no target seeks an object", _task({"grounding": 0.0})),
+    "contiguous": Arm("time index = rank in the sample", _task({"contiguous": True})),
+    "gap_0": Arm("the start frame follows the scan at once", _task({"gap": 0})),
+    "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
+    "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
+    "consistency": Arm("geometric-consistency loss of weight 3", _loss({"consistency": 3.0})),
+    "viewpoint": Arm("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
+    "occlusion": Arm("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
+    "lighting": Arm("exposure and white balance of each of a scan's latents", _task(LIGHTING)),
+    "augmented": Arm("viewpoint, occlusion and lighting together", _task(VIEWPOINT | OCCLUSION | LIGHTING)),
+    "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),
+    "plain_two_way": _plain("context and target attend to each other", {"context_attention": "two_way"}),
+}
+
+
+def get_arm(name: str) -> Arm:
+    """The arm of that name."""
+    if name not in ARMS:
+        raise ValueError(f"expected an arm out of {', '.join(ARMS)}, got {name!r}: choose one of them")
+    return ARMS[name]
+
+
+def arm_preset(name: str, preset: Preset, steps: int = STEPS) -> Preset:
+    """What an arm trains: the preset, changed, with ``steps`` steps that teach to draw and none that teach to locate.
+
+    With weights to start from it begins at the end of the curriculum; from scratch it walks through it, in half of
+    the steps at most.
+    """
+    arm, task = get_arm(name), preset.task
+    preset = replace(preset, steps=steps, locate_steps=0)
+    if arm.scratch:
+        return arm.change(replace(preset, ramp_steps=min(preset.ramp_steps, max(1, steps // 2))))
+    return arm.change(replace(preset, first_reach=task.reach, first_spread=task.spread))
+
+
+def check_start(name: str, init: Path | None) -> None:
+    """Refuse to train an arm from scratch that starts from weights, and the other way round."""
+    if get_arm(name).scratch and init is not None:
+        raise ValueError(f"expected no --init for arm {name}, which starts from scratch, got {init}: leave it out")
+    if not get_arm(name).scratch and init is None:
+        raise ValueError(
+            f"expected --init for arm {name}, got none: give the folder of weights after the steps that teach to locate"
+        )
