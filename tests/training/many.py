@@ -7,14 +7,20 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import torch
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
 
 
-def start(work: Callable, arguments: tuple, processes: int = 1, sharded: bool = False) -> list[BaseProcess]:
-    """Begin ``work(*arguments)`` in so many processes, with the environment that accelerate's launcher gives them."""
+def start(
+    work: Callable, arguments: tuple, processes: int = 1, sharded: bool = False, errors: Path | None = None
+) -> list[BaseProcess]:
+    """Begin ``work(*arguments)`` in so many processes, with the environment that accelerate's launcher gives them.
+
+    What they print as errors goes to the end of the file ``errors``.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["v4s_lib.training.full_loop", "torch.distributed.fsdp"])
     with socket.socket() as free:
@@ -27,7 +33,7 @@ def start(work: Callable, arguments: tuple, processes: int = 1, sharded: bool = 
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             environment |= {key: str(value) for key, value in ranks.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(context.Process(target=_begin, args=(environment, work, arguments), daemon=True))
+        started.append(context.Process(target=_begin, args=(environment, errors, work, arguments), daemon=True))
         started[-1].start()
     return started
 
@@ -49,9 +55,11 @@ def run(work: Callable, arguments: tuple, processes: int = 1, sharded: bool = Fa
     assert codes == [0] * processes
 
 
-def _begin(environment: dict[str, str], work: Callable, arguments: tuple) -> None:
+def _begin(environment: dict[str, str], errors: Path | None, work: Callable, arguments: tuple) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    if errors is not None:
+        sys.stderr = errors.open("a", buffering=1)
     code = work(*arguments)
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -145,9 +146,38 @@ def test_ctrl_c_in_one_process_saves_in_all(cache, tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-def _main(cache: Path, out: Path) -> int:
+def _main(cache: Path, out: Path, *options: str) -> int:
     SCALES[SCALE.name] = SCALE
-    return main(["--scale", SCALE.name, "--cache", str(cache), "--out", str(out), "--steps", "100000"])
+    return main(["--scale", SCALE.name, "--cache", str(cache), "--out", str(out), "--steps", "100000", *options])
+
+
+def _main_on_a_full_disk(cache: Path, out: Path) -> int:
+    """No file may grow past 500 kB: the parts of a checkpoint have 1.9 MB each, the log and the rest far less."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+    return _main(cache, out, "--context-attention", "one_way", "--save-every", "2")
+
+
+def test_a_full_disk_ends_every_process_in_a_sentence_and_leaves_what_was_there(killed, cache, tmp_path):
+    out = shutil.copytree(killed, tmp_path / "out")
+    started = start(_main_on_a_full_disk, (cache, out), processes=2, sharded=True, errors=tmp_path / "errors")
+    assert finish(started) == [2, 2]
+    errors = (tmp_path / "errors").read_text()
+    assert "File too large" in errors and "Traceback" not in errors
+    assert "free disk space and run the command again" in errors
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-0000002"]
+
+
+def _first_version(cache: Path, out: Path) -> int:
+    os.environ["FSDP_VERSION"] = "1"
+    return _main(cache, out)
+
+
+def test_the_first_version_of_fsdp_is_refused(cache, tmp_path):
+    started = start(_first_version, (cache, tmp_path / "out"), sharded=True, errors=tmp_path / "errors")
+    assert finish(started) == [2]
+    sentence = "expected fsdp_version 2, got 1: set it in accelerate's config file"
+    assert (tmp_path / "errors").read_text().splitlines()[-1] == sentence
+    assert not (tmp_path / "out").exists()
 
 
 def test_bf16_in_shards_is_near_fp32(whole, cache, tmp_path):

@@ -27,7 +27,7 @@ def prepare(model: nn.Module, accelerator: Accelerator) -> nn.Module:
 
     Raises ``ValueError`` for the first version of FSDP.
     """
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP") or not torch.distributed.is_initialized():
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return accelerator.prepare(model)
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
