@@ -2,7 +2,8 @@
 
 On one GPU as it stands; on many ``accelerate launch --config_file FILE -m v4s_lib.training.finetune ...`` with a file
 out of ``configs/``: copies of the model (``ddp.yaml``) or a part of it on each (``fsdp2.yaml``). Run the same command
-again after a stop or a kill, with as many processes as there are.
+again after a stop or a kill, with as many processes as there are. A launcher gives them 30 s after Ctrl-C (torch's
+elastic agent); a checkpoint that takes longer to write is left out, and the one before it counts.
 """
 
 import argparse
