@@ -119,7 +119,7 @@ def test_a_check_names_what_is_there(folder):
     ("old", "new", "place"),
     [
         ("id: N1", "id: first", "claims.0.id"),
-        ("    needs: an ablation arm without the tail, two seeds\n", "", "claims.6"),
+        ("    needs: weights trained without some pairs", "    wants: weights trained without some pairs", "claims.11"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
     ],

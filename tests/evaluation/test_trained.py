@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.ledger import evaluate
+from v4s_lib.evaluation.ledger import evaluate, load_claims
 from v4s_lib.evaluation.trained import arms_table, compare, find_runs, main, score_run
-from v4s_lib.evaluation.trained_scores import kept_shares, scored_preset
+from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.training.__main__ import main as train
-from v4s_lib.training.arms import arm_preset
+from v4s_lib.training.arms import arm_preset, get_arm
 from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
@@ -118,7 +118,20 @@ def test_costlier_measures_come_by_flags(runs, tmp_path, measure, metrics):
 
 def test_a_clip_without_a_box_is_judged_by_its_last_moving_frame(runs, tmp_path):
     scored = score_run(runs / "no_box-seed3", "grounding", "validation", 1, tmp_path, progress=False)
-    assert set(scored["per_episode"]["ours"]) == {"if_sd02", "if"}
+    assert set(scored["per_episode"]["ours"]) == {"if_sd02", "if", "sd"}
+
+
+def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
+    """Claims that rest on trained arms name files and pairs that the command writes."""
+    checks = [check for claim in load_claims()["claims"] for check in claim.get("checks", [])]
+    asked = [check for check in checks if check["results"].startswith("arms/")]
+    assert len(asked) >= 10
+    for check in asked:
+        name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
+        reference, units = get_arm(name).reference, MEASURES[measure][1] | {"retention": "1", "training_seeds": "1"}
+        pair, metric = check["pair"].rsplit(", ", 1) if "pair" in check else (f"{name} - {reference}", check["metric"])
+        assert pair == f"{name} - {reference}" and metric in units
+        assert check.get("method", name) in (name, reference)
 
 
 def test_the_table_says_what_is_stored(tmp_path):

@@ -107,7 +107,7 @@ def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str,
 MEASURES: dict[str, tuple[Score, dict[str, str]]] = {  # how to score, and the units of what is compared
     "picture": (score_picture, {"psnr_recall": "dB", "psnr": "dB"}),
     "following": (score_following, {"navigation_accuracy": "1", "rotation_error": "deg"}),
-    "grounding": (score_grounding, {"if_sd02": "1", "if": "1"}),
+    "grounding": (score_grounding, {"if_sd02": "1", "if": "1", "sd": "1"}),
     "handheld": (score_handheld, {"psnr_recall": "dB"}),
 }
 
