@@ -58,3 +58,20 @@ def check_parts(config) -> None:
             "expected a localizer and a vocabulary for a finder, got "
             f"localize_after {after} and {'no' if config.vocabulary is None else 'a'} vocabulary: set both"
         )
+    check_options(config)
+
+
+def check_options(config) -> None:
+    """Raise ``ValueError`` for options of claims C1 to C5 that do not go together with the model."""
+    for name in ("context_compression", "spatial_only_context", "context_blocks"):
+        if getattr(config, name) and config.context_attention != "one_way":
+            raise ValueError(
+                f"expected one_way context_attention for {name}, got {config.context_attention}: in a joint sequence "
+                "the context is no stream of its own"
+            )
+    for name in ("pose_blocks", "context_blocks"):
+        wrong = [block for block in getattr(config, name) or [] if block not in range(config.num_layers)]
+        if wrong:
+            raise ValueError(f"expected {name} in 0..{config.num_layers - 1}, got {wrong[0]}: number the blocks from 0")
+    if config.task_adapters is not None and config.vocabulary is None:
+        raise ValueError("expected a vocabulary for task_adapters, got none: an instruction's words choose the adapter")

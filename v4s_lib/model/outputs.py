@@ -14,7 +14,7 @@ from v4s_lib.model.sight import Seen
 class ContextCache:
     """What a target's tokens need of a one-way context: computed once for all steps, targets and paths."""
 
-    blocks: list[KeyValue]  # keys and values of every block
+    blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to no context
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
     cloud: Cloud | None = None  # what they show, for a painter

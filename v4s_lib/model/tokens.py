@@ -3,6 +3,7 @@
 Axis letters: B batch, C channels, T latent frames, S tokens a latent, H, W latent pixels, D width.
 """
 
+import torch
 from torch import Tensor
 
 from v4s_lib.model.localizer import time_waves
@@ -43,3 +44,8 @@ class TokenMixin:
         states = self.proj_out(states.flatten(1, 2).type_as(embedded))
         states = states.unflatten(2, (*self.config.patch_size, -1)).unflatten(1, grid)  # B T H W t h w C
         return states.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:
+    """The timestep (B,) as a column (B, 1); 0, which is clean, for None."""
+    return torch.zeros(len(states), 1, device=states.device) if timestep is None else timestep[:, None]

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
 from v4s_lib.model.checks import check_conditions, check_option, check_parts
+from v4s_lib.model.context import ContextMixin, ContextPool
 from v4s_lib.model.finder import Finder
-from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path, pose_matrix
+from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
 from v4s_lib.model.places import compare
 from v4s_lib.model.pose import POSE_FEATURES
 from v4s_lib.model.sight import Sight
+from v4s_lib.model.task_adapters import TaskAdapter, seeks_object
 from v4s_lib.model.text import WordEmbedding
-from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin
+from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin, clean_or
 from v4s_lib.model.way import WayMixin
 from v4s_lib.model.weights import check_keys
 
@@ -38,10 +40,12 @@ NEW_KEYS = (
     "word_embedding.",
     "finder.",
     "painter.",
+    "context_pool.",
+    "task_adapter.",
 )
 
 
-class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
+class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, ConfigMixin):
     """Denoises target latents given context latents, a start latent, and a text or a camera path.
 
     Args:
@@ -66,6 +70,11 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             for no such part.
         paint: paint the context's own pixels, where sight has placed them, over what comes out (see Painter).
         prediction_type: what the output is: "sample" (clean latents) or "velocity".
+        context_compression: latents, rows and columns of a one-way context whose keys and values targets see as one.
+        spatial_only_context: every latent of a one-way context attends to itself alone.
+        pose_blocks, context_blocks: numbers of the blocks in which targets are told the path, and in which they attend
+            to a one-way context; None is all.
+        task_adapters: rank of adapters for each task (see TaskAdapter); needs a vocabulary.
     """
 
     _no_split_modules = ["ContextVideoBlock"]
@@ -102,6 +111,11 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         find_words: int | None = None,
         paint: bool = False,
         prediction_type: str = "velocity",
+        context_compression: tuple[int, int, int] | None = None,
+        spatial_only_context: bool = False,
+        pose_blocks: list[int] | None = None,
+        context_blocks: list[int] | None = None,
+        task_adapters: int | None = None,
     ) -> None:
         super().__init__()
         check_option("context_attention", context_attention, ("two_way", "one_way"))
@@ -139,6 +153,14 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov)
         self.painter = Painter(dim, see_places, horizontal_fov) if paint else None
         self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None)
+        self.context_pool = self.task_adapter = None
+        if context_compression is not None:
+            pools = (
+                ContextPool(tuple(context_compression), num_attention_heads, attention_head_dim) for _ in self.blocks
+            )
+            self.context_pool = nn.ModuleList(pools)
+        if task_adapters is not None:
+            self.task_adapter = nn.ModuleList(TaskAdapter(dim, task_adapters) for _ in self.blocks)
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
@@ -154,53 +176,6 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         """A block's outputs; with gradient checkpointing its activations are not kept, but computed again."""
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         return self._gradient_checkpointing_func(block, *inputs) if again else block(*inputs)
-
-    def encode_context(
-        self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None
-    ) -> ContextCache:
-        """All that targets need of a context that attends to itself alone (``one_way``): compute it once.
-
-        Args:
-            context_latents: (B, C, T, H, W).
-            time_index: (B, T) index of each latent in its scan.
-            timestep: (B,) in 0..1000; None is 0, a clean context.
-
-        Returns:
-            keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
-        """
-        if self.config.context_attention != "one_way":
-            raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
-        return self._encode_context(context_latents, time_index, timestep, Findings())
-
-    def _encode_context(
-        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, findings: Findings, only_poses: bool = False
-    ) -> ContextCache:
-        states, grid = self._embed(latents, CONTEXT, time_index=time_index)
-        timestep = _clean_or(timestep, states)
-        _, modulation = self._time(timestep.expand(-1, grid[0]), states)
-        rotary = self.rope(time_index, *grid[1:])
-        embedded, cache, rays = states, ContextCache([]), None
-        for i, block in enumerate(self.blocks):
-            if i == self.config.localize_after:
-                findings.context_numbers = self.localizer(states, grid[0])
-                placed = pose_matrix(findings.context_numbers.detach())
-                if not only_poses:
-                    placed = self._place_context(latents, placed, timestep[:, 0] > 0, cache)
-                    findings.context_poses = placed
-                if self.finder is not None:
-                    looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
-                    cache.cells = (self.finder.keys(latents), looks)
-                if only_poses:
-                    return cache
-                states = self.localizer.draw_from(embedded, states)
-                rays = self._rays(placed, grid)
-                if self.config.ray_rotary:
-                    rotary = self._ray_rotary(placed, time_index, grid)
-            if rays is not None:
-                states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
-            states, own = self._run(block, states, modulation, rotary, None, None, self._by_ray(i))
-            cache.blocks.append(own)
-        return cache
 
     def forward(
         self,
@@ -252,7 +227,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         if joint:
             context, context_grid = self._embed(context_latents, CONTEXT, time_index=context_time_index)
             repeats = len(states) // len(context)
-            context_times = _clean_or(context_timestep, context).expand(-1, context_grid[0])
+            context_times = clean_or(context_timestep, context).expand(-1, context_grid[0])
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
@@ -264,6 +239,7 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
         rotary = self.rope(index, *grid[1:])
         pose, known = None if camera_path is None else self._pose(camera_path, grid), camera_mask
         tokens = grid[0] * grid[1] * grid[2]
+        seeks = None if self.task_adapter is None else seeks_object(words, self.config.vocabulary, states)
         first = states
         for i, block in enumerate(self.blocks):
             if i == self.config.localize_after:
@@ -278,13 +254,16 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
                     pose, known = self._pose(path, grid), None
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(path, index, grid)
-            if pose is not None:
+            if self.task_adapter is not None:
+                states = self.task_adapter[i](states, seeks)
+            if pose is not None and (self.config.pose_blocks is None or i in self.config.pose_blocks):
                 change = self.pose_adapter[i](pose).type_as(states)
                 if known is not None:
                     change = change * known[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
-            context = None if context_cache is None else repeat_cached(context_cache.blocks[i], len(states))
+            context = None if context_cache is None else context_cache.blocks[i]
+            context = None if context is None else repeat_cached(context, len(states))
             states, _ = self._run(block, states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
         if self.painter is not None:
@@ -293,8 +272,3 @@ class ContextVideoTransformer(TokenMixin, WayMixin, ModelMixin, ConfigMixin):
             painted = self.painter(*noisy, path[:, clean_latents:], scene, paint_frames)
             output = torch.cat([output[:, :, :clean_latents], painted], dim=2)
         return (output, findings) if return_findings else output
-
-
-def _clean_or(timestep: Tensor | None, states: Tensor) -> Tensor:
-    """The timestep (B,) as a column (B, 1); 0, which is clean, for None."""
-    return torch.zeros(len(states), 1, device=states.device) if timestep is None else timestep[:, None]

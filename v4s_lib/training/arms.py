@@ -53,6 +53,13 @@ def _plain(changes: str, model: dict[str, Any]) -> Arm:
     return Arm(changes, _model(PLAIN | model), "plain_one_way", scratch=True)
 
 
+def _hierarchical(preset: Preset) -> Preset:
+    """The path, which lays pictures out, in the first half of the blocks, the context, which fills them, after that."""
+    blocks = list(range(preset.model["num_layers"]))
+    half = len(blocks) // 2
+    return _model(PLAIN | {"pose_blocks": blocks[:half], "context_blocks": blocks[half:]})(preset)
+
+
 VIEWPOINT, OCCLUSION, LIGHTING = {"tilt": 10.0, "lift": 0.3}, {"hidden": 0.3}, {"lighting": 0.3}
 
 ARMS = {
@@ -65,12 +72,19 @@ ARMS = {
     "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
     "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
     "consistency": Arm("geometric-consistency loss of weight 3", _loss({"consistency": 3.0})),
+    "compressed_4": Arm(
+        "targets see 2 latents by 2 rows of context as one", _model({"context_compression": (2, 2, 1)})
+    ),
+    "adapters": Arm("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "viewpoint": Arm("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
     "occlusion": Arm("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
     "lighting": Arm("exposure and white balance of each of a scan's latents", _task(LIGHTING)),
     "augmented": Arm("viewpoint, occlusion and lighting together", _task(VIEWPOINT | OCCLUSION | LIGHTING)),
     "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),
     "plain_two_way": _plain("context and target attend to each other", {"context_attention": "two_way"}),
+    "plain_c2w_12": _plain("12 numbers a pose in place of a map of rays", {"pose_encoding": "c2w_12"}),
+    "spatial_only": _plain("every context latent attends to itself alone", {"spatial_only_context": True}),
+    "hierarchical": Arm("path in early blocks, context in late ones", _hierarchical, "plain_one_way", scratch=True),
 }
 
 

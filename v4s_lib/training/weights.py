@@ -43,7 +43,8 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
 
 
 POSES = "pose_adapter."  # the beginning of its weights' names
-LATER = ("text_dim", "vocabulary", "find_words", "paint")  # what a model can learn when it knows all else
+# What a model can learn when it knows all else.
+LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
 
 def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
