@@ -1,10 +1,25 @@
-"""The checkers of notebooks 08 and 09, as those in ``exercises``: right, or not yet and what is missing."""
+"""The checkers of notebooks 07 to 09, as those in ``exercises``: right, or not yet and what is missing."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from v4s_lib.evaluation.statistics import paired_ratio
+
+
+def check_ranks(function: Callable[[list[int], int], tuple[list[int], list[int]]]) -> None:
+    """07: numbers of context and target latents by rank, from places in the scan and the number of targets."""
+    context, target = (list(part) for part in function([3, 4, 17, 50], 3))
+    _say(
+        (context, target) == ([0, 1, 2, 3], [4, 5, 6]), "the first context latent is 0, and the target follows the last"
+    )
+
+
+def check_lost(function: Callable[[float, float], float]) -> None:
+    """07: share of a figure that is lost without a part, from the figure with it and without."""
+    cases = {(0.8, 0.4): 0.5, (0.5, 0.5): 0.0, (0.5, 0.4): 0.2}
+    wrong = [case for case, share in cases.items() if abs(function(*case) - share) > 1e-6]
+    _say(not wrong, f"at {wrong[:1]}: what is lost is a share of the figure with the part")
 
 
 def check_pairs(function: Callable[[int, int, int], int]) -> None:
