@@ -88,15 +88,18 @@ def encode_video(codec: Codec, frames: Tensor) -> Tensor:
     if len(frames) % FRAMES_PER_LATENT != 1:  # Wan's encoder would leave out the last ones and not say so
         raise ValueError(f"expected 4k+1 frames, got {len(frames)}: drop frames at the end")
     latent_shape(codec, *frames.shape[1:3])
-    return encode_frames(codec, frames[None].to(codec.device).float() / 255)[0]
+    return encode_frames(codec, frames[None] / 255, codec.device)[0]
 
 
-def encode_frames(codec: Codec, frames: Tensor) -> Tensor:
-    """Frames (B, F, H, W, 3) in 0..1, F = 4k+1, to latents (B, C, k+1, h, w), float32; computed in the codec's type."""
+def encode_frames(codec: Codec, frames: Tensor, device: str | torch.device) -> Tensor:
+    """Frames (B, F, H, W, 3) in 0..1, F = 4k+1, to latents (B, C, k+1, h, w), float32, on ``device``.
+
+    The codec computes there, in its own type; where it is offloaded, it comes for it.
+    """
     if isinstance(codec, PatchCodec):
-        return codec.encode(frames)
-    video = 2 * frames.permute(0, 4, 1, 2, 3) - 1
-    latents = codec.encode(video.to(codec.dtype)).latent_dist.mode().float()
+        return codec.encode(frames.to(device))
+    video = (2 * frames.permute(0, 4, 1, 2, 3) - 1).to(device, codec.dtype)  # a long scan is gigabytes: moved last
+    latents = codec.encode(video).latent_dist.mode().float()
     mean, deviation = _norms(codec, latents)
     return (latents - mean) / deviation
 

@@ -141,7 +141,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         )
         # 2. Encode context, start frame and words
         device, dtype = self._execution_device, self.transformer.dtype
-        start = encode_frames(self.codec, start_frame[:, None].to(device))
+        start = encode_frames(self.codec, start_frame[:, None], device)
         latent_count, path = ((num_frames or FRAMES) - 1) // 4 + 1, None
         if camera_path is not None:
             path = relative_to_start(camera_path.cpu().double())  # exact far from the world's origin
@@ -152,7 +152,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         else:
             index = sample_context(length, num_context_latents, generator)
             frames = context_video[: 4 * int(index[-1]) + 1]  # latents know nothing of later frames
-            context = encode_frames(self.codec, frames[None].to(device))[:, :, index]
+            context = encode_frames(self.codec, frames[None], device)[:, :, index]
         self.maybe_free_model_hooks()  # where models are offloaded, the codec leaves, and comes again at the end
         said, unsaid = self._text(instruction, len(start), device)
         # 3. Draw noise: the target's, and the context of the unconditional branch
