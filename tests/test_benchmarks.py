@@ -11,9 +11,10 @@ from v4s_lib.data.video import frame_times, read_frames
 
 @pytest.fixture
 def threads(monkeypatch):
-    """The benchmarks fix the thread count; later tests get theirs back."""
+    """The benchmarks fix the thread count, and what the profiler says; later tests get theirs back."""
     before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "KINETO_LOG_LEVEL"):
+        monkeypatch.setenv(name, "1")
     yield
     torch.set_num_threads(before)
 

@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.pairs < 1 or args.threads < 1:
         raise ValueError(f"expected 1 or more pairs and threads, got {args.pairs} and {args.threads}: ask for some")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes that are started
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler says on every start that it starts
     torch.set_num_threads(args.threads)
     results = json.loads(args.json.read_text()) if args.json.is_file() and not args.quick else {}
     for name in args.names or BENCHMARKS:

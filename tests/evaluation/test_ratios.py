@@ -42,8 +42,8 @@ def test_pairs_alternate_after_one_run_of_each():
 
 
 def test_each_value_of_a_pair_is_of_its_own_call():
-    for ours, other in time_pairs(lambda: time.sleep(0.01), lambda: time.sleep(0.05), 2):
-        assert 0.01 <= ours < 0.05 <= other
+    for ours, other in time_pairs(lambda: time.sleep(0.001), lambda: time.sleep(0.2), 2):
+        assert 0.001 <= ours < 0.2 <= other
 
 
 def test_no_pairs_are_refused():

@@ -88,7 +88,7 @@ def test_the_pipeline_samples_with_every_solver_and_with_euler_as_before():
     before = {steps: sample(steps) for steps in (1, 2, 3)}
     for solver in SOLVERS:
         pipeline.scheduler = make_scheduler(solver, SMOKE.shift)
-        for steps in range(1, 11):
+        for steps in (1, 2, 3, 10):
             frames = sample(steps)
             assert torch.isfinite(frames).all() and frames.shape == before[1].shape
             if solver == "euler" and steps in before:
