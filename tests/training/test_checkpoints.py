@@ -68,7 +68,11 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path, name):
     harmless = name == "flipped bit in the list's first key"  # it is the step's, which is not read from here
     assert latest_checkpoint(tmp_path) == (newer if harmless else older)
     DAMAGE["flipped bit"](older)
-    assert latest_checkpoint(tmp_path) == (newer if harmless else None)
+    if harmless:
+        assert latest_checkpoint(tmp_path) == newer
+        return
+    with pytest.raises(ValueError, match=r"^expected a whole checkpoint in .*, got [12] with files .*: put the files"):
+        latest_checkpoint(tmp_path)
 
 
 def test_going_on_from_an_older_one_replaces_what_came_after(tmp_path):

@@ -64,8 +64,18 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The newest checkpoint whose files match their list, or None when there is none."""
-    return next((place for place in reversed(list_checkpoints(root)) if _is_whole(place)), None)
+    """The newest checkpoint whose files match their list, or None when there is none.
+
+    Raises ``ValueError`` where all are damaged: to begin again would, in the end, delete what may be mended.
+    """
+    places = list_checkpoints(root)
+    whole = next((place for place in reversed(places) if _is_whole(place)), None)
+    if places and whole is None:
+        raise ValueError(
+            f"expected a whole checkpoint in {root}, got {len(places)} with files that are not as they were written: "
+            "put the files back, or begin again with --restart or in another folder"
+        )
+    return whole
 
 
 def _is_whole(place: Path) -> bool:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from v4s_lib.model.codec import FRAMES_PER_LATENT
+from v4s_lib.model.codec import FRAMES_PER_LATENT, to_pixels
 from v4s_lib.model.localizer import pose_numbers
 from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
 from v4s_lib.training.consistency import consistency_loss
+from v4s_lib.training.structure import structural_similarity
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LossConfig:
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
+    structure: float = 0.1  # weight of what painted frames lack in structure, see structure.py
     paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
@@ -209,6 +211,7 @@ def flow_matching_loss(
     told = uniform(len(context)) < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
     poses = sample.context_poses, sample.target_poses(no_context)
+    painted = torch.randperm(moving, generator=generator)[: config.paint_frames].tolist()
     with teacher_forcing(model, *poses, told, sample.camera_path, no_path & ~dropped):
         output, findings = model(
             noisy,
@@ -219,10 +222,16 @@ def flow_matching_loss(
             camera_path=sample.camera_path,
             camera_mask=~no_path,
             return_findings=True,
-            paint_frames=torch.randperm(moving, generator=generator)[: config.paint_frames].tolist(),
+            paint_frames=painted,
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
     loss = error.square().mean()
+    painter = _part(model, "painter")
+    if painter is not None:
+        clips = (
+            to_pixels(value[:, :, 1:].float(), painter.patch).flatten(1, 2) / 2 + 0.5 for value in (output, target)
+        )
+        loss = loss + config.structure * (1 - structural_similarity(*(clip[:, painted] for clip in clips))).mean()
     if config.consistency:
         truth = (target, sample.target_depth, sample.camera_path[:, :, -1])
         fov = _part(model, "config").horizontal_fov

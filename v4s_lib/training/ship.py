@@ -50,7 +50,7 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
 def _checkpoint(run: Path) -> Path:
     place = latest_checkpoint(run / "checkpoints")
     if place is None:
-        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none that is whole: train first")
+        raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none: train first")
     return place
 
 
