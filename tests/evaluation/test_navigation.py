@@ -91,5 +91,5 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys, tmp_path):
 def test_settings_are_compared_on_validation_rooms(capsys):
     assert settings.main("--preset smoke --guidance 1 2 --steps 2 --samples 2 --episodes 2".split()) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1:3] for line in lines[2:]] == [[" 1.0 ", " 2 "], [" 2.0 ", " 2 "]]
+    assert [line.split("|")[1:4] for line in lines[2:]] == [[" euler ", " 1.0 ", " 2 "], [" euler ", " 2.0 ", " 2 "]]
     assert settings.main(["--preset", "huge"]) == 2

@@ -41,7 +41,7 @@ def words(notebook) -> int:
 
 def test_the_notebooks_are_there():
     expected = ["00_quickstart", "01_data", "02_model", "03_train_small", "04_train_full", "05_navigation"]
-    expected += ["06_grounding", "10_report"]
+    expected += ["06_grounding", "07_ablations", "08_long_context", "09_out_of_domain", "10_report"]
     assert set(expected) <= {path.stem for path in PATHS}
 
 

@@ -123,7 +123,8 @@ def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
             under = _row(found, method, metric, check["results"])["mean"]
             what += f" / {metric if method == check['method'] else method}"
             value, interval = (value / under if under else float("inf") if value else float("nan")), None
-    value = float("nan") if value is None else value
+    value = float("nan") if value is None else value  # a retention of no gain is none
+    interval = None if interval and None in interval else interval
     least = "at_least" in check
     return Checked(what, value, interval, check["at_least" if least else "at_most"], least)
 
