@@ -1,0 +1,78 @@
+"""The classical baseline: structure from motion on the unposed video, then point splatting along the path (DESIGN §7).
+
+``python -m v4s_lib.evaluation.real.sfm_splat --height 256 --width 416 --rooms 4`` scores it in rendered rooms and says
+how often it fails. A failure shows the mean of the context, and is scored like every other video.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from v4s_lib.command import command
+from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
+from v4s_lib.data.rooms import RoomTask
+from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.evaluation.baselines import context_mean
+from v4s_lib.evaluation.following import replayed
+from v4s_lib.evaluation.navigation import score_all, table
+from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
+from v4s_lib.evaluation.real.reconstruct import reconstruct
+from v4s_lib.evaluation.results import markdown_table
+from v4s_lib.evaluation.splatting import splat
+from v4s_lib.training.presets import get_preset
+from v4s_lib.worlds.cameras import Camera
+
+UNITS = PICTURE_UNITS | {"failure": "1", "registered": "1"}
+
+
+def sfm_splat(episode: NavigationEpisode, frames: Tensor, camera: Camera) -> tuple[Tensor | None, float]:
+    """The episode's video (F, H, W, 3) from the scan's ``frames`` (R,) and the start frame, and the share registered.
+
+    Poses are not given. The unit of length is taken from them, for a video does not tell it: a favour to the baseline.
+    The video is None where there is no structure, or where it does not hold the start frame, from which the path leads.
+    """
+    start = episode.target.rgb[:1]
+    structure = reconstruct(torch.cat([episode.scan.rgb[frames], start]), camera)
+    share = structure.registered.float().mean().item()
+    metric = structure.in_metres(torch.cat([episode.scan_c2w[frames], episode.target_c2w[:1]]))
+    if metric is None or not metric.registered[-1]:
+        return None, share
+    path = replayed(episode.target_c2w, metric.c2w[-1].float())[1:]
+    return torch.cat([start, splat(metric.points.float(), metric.colors, path, camera)]), share
+
+
+def score_room(split: str, index: int, task: RoomTask) -> dict[str, dict[str, float]]:
+    """Picture measures of the baseline and of the context's mean in one room, and whether the baseline failed."""
+    episode = navigation_episode(split, index, task)
+    latents = (len(episode.scan.rgb) + 3) // 4
+    generator = torch.Generator().manual_seed(index)
+    frames = grouped_frames(sample_context(latents, task.context_latents, generator)).flatten().unique()
+    clip, share = sfm_splat(episode, frames, task.camera)
+    mean = context_mean(episode.target.rgb[0], episode.scan.rgb[frames], len(episode.target_c2w))
+    known = episode.known(frames, task.camera)
+    clips = {"sfm_splat": mean if clip is None else clip, "context_mean": mean}
+    scores = {name: picture_measures(video, episode.target.rgb, known) for name, video in clips.items()}
+    scores["sfm_splat"] |= {"failure": float(clip is None), "registered": share}
+    return scores
+
+
+@command("scored rooms are kept; run the same command to go on")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.real.sfm_splat", description=__doc__)
+    parser.add_argument("--height", type=int, default=32, help="of the frames, pixels (default: 32)")
+    parser.add_argument("--width", type=int, default=48, help="of the frames, pixels (default: 48)")
+    parser.add_argument("--rooms", type=int, default=8, help="validation rooms (default: 8)")
+    parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored rooms, to go on from")
+    args = parser.parse_args(arguments)
+    task = replace(get_preset("small").task, camera=Camera(args.height, args.width))
+    store = args.store / f"sfm_splat-{args.height}x{args.width}.jsonl"
+    rows = table(score_all(lambda index: score_room("validation", index, task), args.rooms, store), UNITS)
+    print(markdown_table({"rows": rows}, ["failure", "registered", "psnr_recall", "psnr", "ssim"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
