@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.evaluation.real.conftest import TASK
+from tests.evaluation.real.rooms import TASK
 from v4s_lib.data.rooms import render_one
 from v4s_lib.evaluation.real.locate import PointFinder, following_on_scan
 from v4s_lib.evaluation.real.reconstruct import reconstruct

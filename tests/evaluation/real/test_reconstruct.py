@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.evaluation.real.conftest import TASK
+from tests.evaluation.real.rooms import TASK
 from v4s_lib.evaluation.real.reconstruct import reconstruct
 from v4s_lib.worlds.cameras import inverse, rotation_angle, to_room, translation_distance
 

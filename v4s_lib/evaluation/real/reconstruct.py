@@ -40,6 +40,7 @@ class Structure:
     points: Tensor  # float64 (P, 3)
     colors: Tensor  # (P, 3) in 0..1, means over the frames that show the point
     descriptors: Tensor  # (P, 128) unit vectors, means over the frames that show the point
+    seen: Tensor  # (N, P) which frames show which points
 
     def in_metres(self, c2w: Tensor) -> "Structure | None":
         """The same, its unit such that its cameras lie as far apart as the true ones, c2w (N, 4, 4).
@@ -130,12 +131,15 @@ def _structure(model: pycolmap.Reconstruction, database: Path, count: int) -> St
         described = {image: features.read_descriptors(image).data.astype(np.float32) for image in model.images}
     points = list(model.points3D.values())
     means = np.zeros((len(points), SIFT), np.float32)
+    seen = torch.zeros(count, len(points), dtype=torch.bool)
     for row, point in enumerate(points):
         means[row] = sum(described[element.image_id][element.point2D_idx] for element in point.track.elements)
+        seen[[_number(model.images[element.image_id]) for element in point.track.elements], row] = True
     places, colors = (
         torch.tensor(np.array([getattr(point, name) for point in points]).reshape(-1, 3)) for name in ("xyz", "color")
     )
-    return Structure(c2w, registered, places.double(), colors.float() / 255, normalize(torch.from_numpy(means), dim=1))
+    means = normalize(torch.from_numpy(means), dim=1)
+    return Structure(c2w, registered, places.double(), colors.float() / 255, means, seen)
 
 
 def _number(image: pycolmap.Image) -> int:

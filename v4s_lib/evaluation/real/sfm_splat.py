@@ -9,7 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.interpolate import griddata
 from torch import Tensor
 
 from v4s_lib.command import command
@@ -20,11 +22,12 @@ from v4s_lib.evaluation.baselines import context_mean
 from v4s_lib.evaluation.following import replayed
 from v4s_lib.evaluation.navigation import score_all, table
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
-from v4s_lib.evaluation.real.reconstruct import reconstruct
+from v4s_lib.evaluation.real.reconstruct import Structure, reconstruct
 from v4s_lib.evaluation.results import markdown_table
-from v4s_lib.evaluation.splatting import splat
+from v4s_lib.evaluation.splatting import splat, unproject
 from v4s_lib.training.presets import get_preset
-from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 UNITS = PICTURE_UNITS | {"failure": "1", "registered": "1"}
 
@@ -34,21 +37,39 @@ def sfm_splat(episode: NavigationEpisode, frames: Tensor, camera: Camera) -> tup
 
     Poses are not given. The unit of length is taken from them, for a video does not tell it: a favour to the baseline.
     The video is None where there is no structure, or where it does not hold the start frame, from which the path leads.
+    Every fourth frame, as many as a latent holds, is splatted; those between show the same.
     """
-    start = episode.target.rgb[:1]
-    structure = reconstruct(torch.cat([episode.scan.rgb[frames], start]), camera)
+    rgb = torch.cat([episode.scan.rgb[frames], episode.target.rgb[:1]])
+    structure = reconstruct(rgb, camera)
     share = structure.registered.float().mean().item()
-    metric = structure.in_metres(torch.cat([episode.scan_c2w[frames], episode.target_c2w[:1]]))
-    if metric is None or not metric.registered[-1]:
+    structure = structure.in_metres(torch.cat([episode.scan_c2w[frames], episode.target_c2w[:1]]))
+    if structure is None or not structure.registered[-1]:
         return None, share
-    path = replayed(episode.target_c2w, metric.c2w[-1].float())[1:]
-    return torch.cat([start, splat(metric.points.float(), metric.colors, path, camera)]), share
+    shown = structure.registered.nonzero()[:, 0].flip(0)[::FRAMES_PER_LATENT]  # from the start frame backwards
+    depth = torch.stack([frame_depth(structure, number, camera) for number in shown.tolist()])
+    path = replayed(episode.target_c2w, structure.c2w[-1].float())[1:]
+    points = unproject(depth, structure.c2w[shown].float(), camera)
+    return torch.cat([rgb[-1:], splat(points, rgb[shown].flatten(0, 2), path, camera)]), share
+
+
+def frame_depth(structure: Structure, number: int, camera: Camera) -> Tensor:
+    """Depth (H, W) of a registered frame from the points it shows.
+
+    One over depth is linear in the pixels of a flat wall: it is interpolated linearly between the points, and is that
+    of the nearest one outside of them.
+    """
+    points = structure.points[structure.seen[number]]
+    pixel, far = camera.project(to_room(points, inverse(structure.c2w[number])))
+    grid = np.mgrid[0.5 : camera.height, 0.5 : camera.width][::-1].transpose(1, 2, 0)  # x, then y
+    between = griddata(pixel.numpy(), 1 / far.numpy(), grid, "linear")
+    outside = griddata(pixel.numpy(), 1 / far.numpy(), grid, "nearest")
+    return torch.from_numpy(1 / np.where(np.isnan(between), outside, between)).float()
 
 
 def score_room(split: str, index: int, task: RoomTask) -> dict[str, dict[str, float]]:
     """Picture measures of the baseline and of the context's mean in one room, and whether the baseline failed."""
     episode = navigation_episode(split, index, task)
-    latents = (len(episode.scan.rgb) + 3) // 4
+    latents = (len(episode.scan.rgb) - 1) // FRAMES_PER_LATENT + 1
     generator = torch.Generator().manual_seed(index)
     frames = grouped_frames(sample_context(latents, task.context_latents, generator)).flatten().unique()
     clip, share = sfm_splat(episode, frames, task.camera)
