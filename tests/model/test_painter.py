@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from v4s_lib.model.cloud import COUNT, view
 from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.painter import Painter
+from v4s_lib.worlds.cameras import Camera
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6), "prediction_type": "sample"}
@@ -38,6 +40,24 @@ def test_it_paints_the_frames_it_is_asked_to(painting, inputs):
     assert (change > 1e-3).nonzero().flatten().tolist() == [2, 5]
     some, everything = (to_pixels(value[:, :, 1:], 4).flatten(1, 2)[:, [2, 5]] for value in (some, everything))
     torch.testing.assert_close(some, everything, atol=1e-2, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_it_keeps_is_the_view_where_there_is_one(painting, inputs):
+    """A painter that keeps all of the view and changes nothing: the view where points are, elsewhere the draft."""
+    change, called = painting.painter.change, []
+    for part in (change.weight, change.bias):
+        torch.nn.init.zeros_(part)
+    change.bias[3] = 1
+    painting.painter.register_forward_hook(lambda _, arguments, output: called.append((*arguments, output)))
+    painting(**inputs)
+    draft, _, _, path, scene, _, painted = called[0]
+    draft, painted = (to_pixels(value, 4).flatten(1, 2) for value in (draft, painted))
+    seen = view(scene.cloud, path.flatten(1, 2), Camera(*draft.shape[2:4], 90.0))
+    there = seen[..., COUNT] > 0
+    assert 0.1 < there.float().mean() < 0.99
+    torch.testing.assert_close(painted[there], seen[..., :3][there], **CLOSE)
+    torch.testing.assert_close(painted[~there], draft[~there], **CLOSE)
 
 
 @torch.no_grad()

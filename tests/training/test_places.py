@@ -73,6 +73,8 @@ def test_depth_of_a_cell_is_that_of_its_middle():
 def test_own_cells_are_those_of_one_frame():
     own = own_frame(torch.zeros(1, 3, 8, 8))
     assert own.shape == (12, 12) and own[4:8, 4:8].all() and own.sum() == 3 * 16
+    some = own_frame(torch.zeros(1, 3, 8, 8), every=2)
+    assert some.shape == (8, 12) and some[4:8, 8:].all() and some.sum() == 2 * 16
 
 
 def test_the_matching_loss_is_a_divergence():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
-from v4s_lib.model.cloud import CHANNELS, Cloud, view
+from v4s_lib.model.cloud import CHANNELS, COUNT, Cloud, view
 from v4s_lib.model.codec import FRAMES_PER_LATENT, to_latents, to_pixels
 from v4s_lib.worlds.cameras import Camera
 
@@ -54,7 +54,8 @@ class Painter(nn.Module):
         self.coarse = _layers(middle, coarse, coarse, coarse, stride=2)
         self.join_middle = _layers(middle + coarse, middle)
         self.join_fine = _layers(fine + middle, fine)
-        self.change = nn.Conv2d(fine, 3, 1)
+        # Three colours to add, and how far the view is kept: what is sharp there need not be painted again.
+        self.change = nn.Conv2d(fine, 4, 1)
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
 
@@ -91,8 +92,9 @@ class Painter(nn.Module):
         up = nn.functional.interpolate(self.coarse(middle), size=middle.shape[-2:], mode="nearest")
         middle = self.join_middle(torch.cat([middle, up], dim=1))
         up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
-        change = self.change(self.join_fine(torch.cat([fine, up], dim=1)))
-        change = change.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1))
+        told = self.change(self.join_fine(torch.cat([fine, up], dim=1)))
+        told = told.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1)).type_as(drafts)
+        change, kept = told[..., :3], told[..., 3:] * (seen[..., COUNT, None] > 0)
         painted = drafts.clone()
-        painted[:, frames] = drafts[:, frames] + change.type_as(drafts)
+        painted[:, frames] = pictures[0] + change + kept * (seen[..., :3].type_as(drafts) - pictures[0])
         return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)

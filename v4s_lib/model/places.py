@@ -9,6 +9,8 @@ from v4s_lib.model.alignment import Pairs, align, pair_up, points
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import inverse, to_room
 
+LOOKING = 3  # in training one frame in so many is looked for among all: they are drawn at random, and logits cost most
+
 
 @dataclass
 class PlacedFrames:
@@ -40,7 +42,7 @@ class Compared:
 
     context: Seen  # (B, P, ...)
     start: Seen  # (B*M, 1, ...)
-    context_logits: Tensor  # (B, P * N, 1 + P * N), see Sight.logits
+    context_logits: Tensor  # (B, A * N, 1 + P * N) of every LOOKING-th frame, see Sight.logits
     start_logits: Tensor  # (B*M, N, 1 + P * N)
 
 
@@ -96,9 +98,10 @@ def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Co
     """What teaches sight: contexts (B, C, P, h, w) looked at and compared, with their start frames too."""
     context, start = sight(context_latents), sight(target_latents[:, :, :1])
     keys = context.keys.flatten(1, 2)
-    others = ~torch.eye(context.keys.shape[1], dtype=torch.bool, device=keys.device)
+    others = ~torch.eye(context.keys.shape[1], dtype=torch.bool, device=keys.device)[::LOOKING]
+    looking = context.keys[:, ::LOOKING].flatten(1, 2)
     repeated = keys.repeat_interleave(len(target_latents) // len(keys), dim=0)
     with torch.autocast(keys.device.type, enabled=False):  # as in ``pair_up``
-        among = sight.logits(keys, keys, others)
+        among = sight.logits(looking, keys, others)
         from_start = sight.logits(start.keys.flatten(1, 2), repeated, torch.ones_like(others[:1]))
     return Compared(context, start, among, from_start)

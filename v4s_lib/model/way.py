@@ -63,12 +63,14 @@ class WayMixin:
             with torch.no_grad():
                 guess = pose_matrix(self.localizer(states[:, :first], 1))
                 start, findings.shared = place_start(self.sight, findings.start_seen, cache.frames, guess)
+            # The start's own tokens are left alone: the guess above was made from them, and is taught on them.
+            moving = states[:, first:]
             if self.painter is not None:
-                states = states + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
+                moving = moving + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
             if findings.found is not None:
                 points = cache.frames.points(self.sight, len(states))
-                told = self.finder.place(findings.found, points, start[:, 0, -1]).type_as(states)
-                states = torch.cat([states[:, :first], states[:, first:] + told], dim=1)
+                moving = moving + self.finder.place(findings.found, points, start[:, 0, -1]).type_as(states)
+            states = torch.cat([states[:, :first], moving], dim=1)
         findings.target_numbers = self.localizer(states, count)
         placed = pose_matrix(findings.target_numbers.detach())
         if start is not None:

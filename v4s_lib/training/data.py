@@ -106,8 +106,8 @@ class RoomStream:
 
         The targets are start frames alone.
         """
-        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0)
-        targets, contexts = task.targets, preset.locate_contexts
+        targets, contexts = preset.locate_targets, preset.locate_contexts
+        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets)
         return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
     def task(self, step: int) -> RoomTask:

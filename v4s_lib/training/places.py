@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from v4s_lib.model.places import Compared
+from v4s_lib.model.places import LOOKING, Compared
 from v4s_lib.model.sight import CELL, Seen
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
@@ -23,7 +23,8 @@ def places_loss(compared: Compared, context: tuple[Tensor, Tensor], start: tuple
     camera = Camera(*context[0].shape[-2:], fov)
     repeated = tuple(part.repeat_interleave(len(start[0]) // len(part), dim=0) for part in context)
     with torch.autocast(context[0].device.type, enabled=False):  # a bf16 step at 3 m is a third of a pixel
-        among = shared_places(*context, *context, camera) & ~own_frame(context[0])
+        looking = (part[:, ::LOOKING] for part in context)
+        among = shared_places(*looking, *context, camera) & ~own_frame(context[0], LOOKING)
         from_start = shared_places(*start, *repeated, camera)
     matches = [matching_loss(compared.context_logits, among), matching_loss(compared.start_logits, from_start)]
     depths = [depth_loss(compared.context, context[0]), depth_loss(compared.start, start[0])]
@@ -54,10 +55,10 @@ def cell_log_depth(depth: Tensor) -> Tensor:
     return cells[..., middle, :, middle].mean(dim=(-3, -1)).flatten(-2)
 
 
-def own_frame(depth: Tensor) -> Tensor:
-    """Which pairs of cells (P * N, P * N) of P frames (R, P, H, W) are of one frame."""
+def own_frame(depth: Tensor, every: int = 1) -> Tensor:
+    """Which pairs of cells (A * N, P * N) of ``every`` so many and of all P frames (R, P, H, W) are of one frame."""
     cells = depth.shape[-2] // CELL * (depth.shape[-1] // CELL)
-    eye = torch.eye(depth.shape[1], dtype=torch.bool, device=depth.device)
+    eye = torch.eye(depth.shape[1], dtype=torch.bool, device=depth.device)[::every]
     return eye.repeat_interleave(cells, dim=0).repeat_interleave(cells, dim=1)
 
 

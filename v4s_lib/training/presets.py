@@ -30,6 +30,7 @@ class Preset:
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
+    locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float | None = 0.02  # for the matrices of the blocks; None leaves them to AdamW as well
     adamw_lr: float = 1e-3  # for everything else
@@ -80,15 +81,17 @@ _GROUNDING = {"tail_latents": 1, "grounding": 0.5}
 
 SMALL = Preset(
     name="small",
-    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, reach=0.4, spread=10.0, **_GROUNDING),
+    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, targets=2, reach=0.4, spread=10.0, **_GROUNDING),
     first_reach=0.1,
     first_spread=5.0,
-    ramp_steps=1200,
-    locate_steps=2400,
+    ramp_steps=1000,
+    locate_steps=2000,
     true_poses_until=0.3,
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=4400,
+    steps=3600,
+    pool_targets=4,
+    validate_every=800,
 )
 
 SMOKE = Preset(
