@@ -82,7 +82,8 @@ def test_rooms_for_the_localizer_hold_start_frames_alone():
     preset = RoomStream.for_locating(SMOKE)
     sample = RoomStream(preset, 0, "cpu").sample(0)
     assert len(sample.context_latents) == SMOKE.locate_contexts
-    assert sample.target_latents.shape[:1] + sample.target_latents.shape[2:3] == (SMOKE.locate_contexts * SMOKE.locate_targets, 1)
+    count = SMOKE.locate_contexts * SMOKE.locate_targets
+    assert sample.target_latents.shape[:1] + sample.target_latents.shape[2:3] == (count, 1)
 
 
 def test_time_indices_cover_their_range_and_keep_the_gap(stream):

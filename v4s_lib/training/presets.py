@@ -81,7 +81,9 @@ _GROUNDING = {"tail_latents": 1, "grounding": 0.5}
 
 SMALL = Preset(
     name="small",
-    task=RoomTask(_SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, targets=2, reach=0.4, spread=10.0, **_GROUNDING),
+    task=RoomTask(
+        _SMALL_CAMERA, scan_latents=(20, 26), pool_latents=20, targets=2, reach=0.4, spread=10.0, **_GROUNDING
+    ),
     first_reach=0.1,
     first_spread=5.0,
     ramp_steps=1000,
