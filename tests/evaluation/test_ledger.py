@@ -16,6 +16,7 @@ from v4s_lib.evaluation.ledger import (
     judge_claim,
     ledger_table,
     load_claims,
+    on_every_seed,
     read_ledger,
 )
 
@@ -64,7 +65,8 @@ def check(**fields: object) -> dict:
 def test_a_check_is_its_figure_against_its_bar(folder, fields, value, holds):
     checked = evaluate(check(**fields), folder)
     assert checked.value == pytest.approx(value) and checked.holds is holds
-    assert f"{value:.2f}" in describe(checked) and ("yes" if holds else "no") in describe(checked)
+    words = describe(on_every_seed(check(**fields), folder))
+    assert f"{value:.2f}" in words and ("yes" if holds else "no") in words
 
 
 def test_a_verdict_counts_the_checks_that_hold(folder):
@@ -72,21 +74,66 @@ def test_a_verdict_counts_the_checks_that_hold(folder):
     missed = check(method="ours", metric="score", at_least=0.9)
     for checks, verdict in (([held], REPRODUCED), ([held, missed], IN_PART), ([missed], NOT_REPRODUCED)):
         claim = {**CLAIM, "checks": checks, "command": "x"}
-        assert judge_claim(claim, few_seeds=False, folder=folder).verdict == verdict
-        assert judge_claim(claim, few_seeds=True, folder=folder).verdict == f"{verdict}, one training seed"
+        assert judge_claim(claim, 1, folder).verdict == verdict
+        assert judge_claim(claim, 2, folder).verdict == f"{verdict}, one training seed"
+    gate = {**CLAIM, "checks": [check(gate="sd.other room", at_least=0.95)], "command": "x"}
+    assert judge_claim(gate, 2, folder).verdict == REPRODUCED  # no training stands behind it
+
+
+def second_seed(folder, score: float) -> None:
+    """Results of another training seed beside those of the shipped weights."""
+    results = json.loads((folder / "some.json").read_text())
+    del results["gates"]
+    (folder / "some.json").write_text(json.dumps(results))
+    results["rows"][0]["mean"] = score
+    (folder / "seed2").mkdir()
+    (folder / "seed2/some.json").write_text(json.dumps(results))
+
+
+def test_a_check_holds_if_it_does_on_every_seed(folder):
+    claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.5)], "command": "x"}
+    second_seed(folder, 0.55)
+    entry = judge_claim(claim, 2, folder)
+    assert entry.verdict == REPRODUCED
+    assert describe(entry.checks[0]) == "score of ours 0.60 [0.50, 0.70] and 0.55 [0.50, 0.70] (≥ 0.5: yes)"
+    assert entry.checks[0].margin == pytest.approx(0.1)
+    assert judge_claim(claim, 3, folder).verdict == f"{REPRODUCED}, 2 training seeds"
+
+
+def test_a_seed_that_misses_is_a_miss(folder):
+    claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.5)], "command": "x"}
+    second_seed(folder, 0.45)
+    entry = judge_claim(claim, 2, folder)
+    assert entry.verdict == NOT_REPRODUCED and describe(entry.checks[0]).endswith("(≥ 0.5: no)")
+
+
+def test_results_may_say_how_many_trainings_they_hold(folder):
+    second_seed(folder, 0.6)
+    results = json.loads((folder / "some.json").read_text())
+    results["rows"].append({"method": "ours", "metric": "training_seeds", "mean": 5.0, "low": None, "high": None})
+    (folder / "some.json").write_text(json.dumps(results))
+    assert on_every_seed(check(method="ours", metric="score", at_least=0), folder).trainings == 5
+
+
+def test_a_seed_without_a_training_on_record_is_refused(folder):
+    wrong = {"preset": "small", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
+    (folder / "seed77").mkdir()
+    (folder / "seed77/some.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="^expected the training of seed77 in .*/seed77/run.json, got no file"):
+        on_every_seed(check(method="ours", metric="score", at_least=0), folder)
 
 
 def test_a_decisive_check_that_fails_decides(folder):
     held = check(method="ours", metric="score", at_least=0.1)
     missed = check(method="ours", metric="score", at_least=0.9, decisive=True)
     claim = {**CLAIM, "checks": [held, missed], "command": "x"}
-    assert judge_claim(claim, few_seeds=False, folder=folder).verdict == NOT_REPRODUCED
+    assert judge_claim(claim, 1, folder).verdict == NOT_REPRODUCED
 
 
 def test_what_was_not_run_has_no_verdict(folder):
     claim = {**CLAIM, "checks": [{"results": "later", "pair": "a - b", "at_least": 1}], "command": "x"}
-    assert judge_claim(claim, few_seeds=False, folder=folder).verdict == NOT_RUN
-    assert judge_claim({**CLAIM, "needs": "a baseline"}, few_seeds=False).verdict == UNTESTED
+    assert judge_claim(claim, 1, folder).verdict == NOT_RUN
+    assert judge_claim({**CLAIM, "needs": "a baseline"}, 1).verdict == UNTESTED
 
 
 def test_nothing_over_nothing_holds_no_bar(folder):
@@ -173,4 +220,4 @@ def test_claims_of_length_and_domain_are_judged_by_their_bars(tmp_path, name, ro
     for file in ("worlds", "context_cost", "context"):
         (tmp_path / "experiments" / f"{file}.json").write_text(json.dumps({"rows": found, "gain": {}}))
     claim = next(claim for claim in load_claims()["claims"] if claim["id"] == name)
-    assert judge_claim(claim, few_seeds=False, folder=tmp_path).verdict == verdict
+    assert judge_claim(claim, 1, tmp_path).verdict == verdict

@@ -1,5 +1,6 @@
 """A latent cache that is damaged, of another kind, or asked for what it has not, is refused; so is bad input to it."""
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,7 @@ DIFFERENT = {
     "dtype": ({"dtype": "float16"}, "dtype float16", "dtype float32"),
     "size": ({"height": 64, "width": 96}, "height 64, width 96", "height 32, width 48"),
     "stride": ({"stride": 3}, "stride 3", "stride 1"),
-    "preprocessing": ({"preprocessing": "0: none"}, "preprocessing 0: none", "preprocessing 1: "),
+    "preprocessing": ({"preprocessing": "0: none"}, "preprocessing 0: none", "preprocessing 2: "),
     "text": ({"text_encoder": "0" * 64, "text_tokens": 7}, f"text_encoder {'0' * 16}, text_tokens 7", "text_encoder N"),
 }
 
@@ -55,6 +56,15 @@ def test_a_cache_of_another_kind_is_refused_naming_what_differs(episodes, tmp_pa
         with pytest.raises(ValueError, match=message):
             encode_scans(episodes, tmp_path, "patch:8", replace(stamp, **changes))
     assert content(tmp_path) == before
+
+
+def test_a_cache_of_an_older_version_is_refused_by_every_reader(episodes, tmp_path):
+    encode(episodes, tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["stamp"]["preprocessing"] = "1: middle cut out"
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"^expected latents with preprocessing 2: starts; .*, got preprocessing 1: "):
+        CachedLatents(tmp_path)
 
 
 def test_a_reader_that_asks_for_no_text_takes_a_cache_that_has_some(episodes, wan, tmp_path):

@@ -37,6 +37,9 @@ def test_patches_are_those_of_direct_encoding(episodes, tmp_path, dtype):
         expected = codec.encode(video[None] / 255)[0].to(DTYPES[dtype])
         assert torch.equal(cache.latents(name), expected) and cache.length(name) == kept // 4 + 1
         assert torch.equal(cache.latents(name, [1, 0]), expected[:, [1, 0]])
+        alone = codec.encode(video[::4, None] / 255)[:, :, 0].transpose(0, 1).to(DTYPES[dtype])  # each a video
+        assert torch.equal(cache.start_latents(name), alone)
+        assert torch.equal(cache.start_latents(name, [1]), alone[:, [1]])
     shard = tmp_path / "shard-00000"
     assert (shard / LATENTS).stat().st_mode == (shard / LIST).stat().st_mode  # whoever may read one may read both
     assert torch.equal(cache.latents("c", torch.tensor([4, 2])), cache.latents("c")[:, [4, 2]])
@@ -49,9 +52,11 @@ def test_wans_latents_are_those_of_direct_encoding(episodes, wan, tmp_path):
         video = load_episode(episodes / name).frames[:kept].permute(3, 0, 1, 2)[None] / 255 * 2 - 1
         with torch.no_grad():
             mode = stock.encode(video).latent_dist.mode()[0]
+            alone = [stock.encode(video[:, :, last : last + 1]).latent_dist.mode()[0] for last in range(0, kept, 4)]
         norms = (torch.tensor(stock.config[key]).view(3, 1, 1, 1) for key in ("latents_mean", "latents_std"))
         mean, deviation = norms
         assert torch.equal(cache.latents(name), (mode - mean) / deviation)
+        assert torch.equal(cache.start_latents(name), (torch.cat(alone, dim=1) - mean) / deviation)
     assert cache.latents("a").shape == (3, 4, 4, 6) and cache.stamp.codec == "AutoencoderKLWan"
 
 
@@ -177,7 +182,7 @@ def test_two_runs_at_a_time_are_refused(episodes, tmp_path, capsys):
 
 
 def test_the_space_is_checked_before_anything_is_encoded(episodes, tmp_path, capsys, monkeypatch):
-    needed = 4 * 13 * 768 * 4 * 6  # 13 latents in all
+    needed = 2 * 4 * 13 * 768 * 4 * 6  # 13 latents in all, each with its start
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed}))
     flags = ["--codec", "patch:8", "--height", "32", "--width", "48", "--dtype", "float32"]
     assert main([str(episodes), "--out", str(tmp_path), *flags]) == 2
@@ -196,7 +201,7 @@ def small_files() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("size", [100, 1000, 500_000])
 def test_a_full_disk_leaves_what_was_there(episodes, tmp_path, capsys, small_files, size):
-    """The new plan (100 bytes) or the second shard (663 kB) does not fit; the first shard was there before."""
+    """The new plan (100 bytes) or the second shard (1.3 MB) does not fit; the first shard was there before."""
     some = tmp_path / "some"
     shutil.copytree(episodes / "a", some / "a")
     out, flags = tmp_path / "out", ["--height", "32", "--width", "48", "--dtype", "float32", "--codec", "patch:8"]

@@ -246,7 +246,7 @@ def test_states_are_shared_out_and_time_shrinks():
 
 
 def test_latents_of_a_minute():
-    assert costs.latent_bytes(FULL, 1, 30) == 60 * 30 / 4 * 48 * 16 * 26 * 2
+    assert costs.latent_bytes(FULL, 1, 30) == 2 * 60 * 30 / 4 * 48 * 16 * 26 * 2  # each latent and its start
 
 
 def test_the_command_prints_a_table(capsys):

@@ -7,6 +7,7 @@ import torch
 
 from v4s_lib.data.files import verify
 from v4s_lib.data.manifests import load_manifest
+from v4s_lib.evaluation.results import load_models, models_digest
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training import ship
 from v4s_lib.training.loop import train
@@ -50,6 +51,21 @@ def test_a_flipped_byte_in_the_weights_is_refused(shipped):
     entry = next(f for f in load_manifest(shipped)["files"] if f["path"].endswith(".safetensors"))
     with pytest.raises(ValueError, match="expected sha256"):
         verify(file, entry["size"], entry["sha256"])
+
+
+def test_another_seed_ships_its_record_and_is_known_by_it(run, shipped):
+    """The manifest lists no weights of it, and its record names the digest that results of it and the baseline bear."""
+    root = shipped.parent / "weights" / "smoke"
+    ship.ship(run, "smoke", "first_frame_only", "a test")
+    ship.ship(run, "smoke", "seed2", "a test")
+    assert {file["path"].split("/")[2] for file in load_manifest(shipped)["files"]} == {"ours", "first_frame_only"}
+    models = load_models(get_preset("smoke"), root / "seed2", root / "first_frame_only")
+    assert json.loads((root / "seed2" / "run.json").read_text())["compared_sha256"] == models_digest(models)
+
+
+def test_a_variant_that_is_none_is_refused(run, capsys):
+    assert ship.main([str(run), "--preset", "smoke", "--variant", "second"]) == 2
+    assert "expected a variant out of ours, first_frame_only or seedN, got 'second'" in capsys.readouterr().err
 
 
 def test_a_clock_that_starts_again_is_added_up():

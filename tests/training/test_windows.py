@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tests.training.tiny_cache import SCALE, write_cache
+from v4s_lib.data.episodes import load_episode
 from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.model.encoding import encode_frames, encode_video, load_codec
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.cached import CachedLatents
 from v4s_lib.training.full import FullScale
@@ -29,7 +31,7 @@ def samples(cache: CachedLatents, scale: FullScale, count: int, seed: int = 0) -
 def place(cache: CachedLatents, window: Window) -> tuple[str, int]:
     """The scan and the latent that a target starts at, found by what it shows."""
     for name in cache.names:
-        same = (cache.latents(name).transpose(0, 1) == window.target_latents[0, :, 0]).flatten(1).all(dim=1)
+        same = (cache.start_latents(name).transpose(0, 1) == window.target_latents[0, :, 0]).flatten(1).all(dim=1)
         if same.any():
             return name, int(same.nonzero())
     raise AssertionError("of no scan")
@@ -43,18 +45,31 @@ def test_a_sample_is_of_one_scan_and_its_context_keeps_the_gap(cache):
         offset = int(window.target_time_index[0, 0]) - start
         target, context = window.target_time_index[0] - offset, window.context_time_index[0] - offset
         assert target.tolist() == [start, start + 1, start + 2] and len(set(context.tolist())) == 5
-        assert torch.equal(window.target_latents[0], cache.latents(name, target))
+        assert torch.equal(window.target_latents[0, :, :1], cache.start_latents(name, [start]))
+        assert torch.equal(window.target_latents[0, :, 1:], cache.latents(name, target[1:]))
         assert torch.equal(window.context_latents[0], cache.latents(name, context))
         assert ((context < start - SCALE.gap) | (context >= start + 3 + SCALE.gap)).all()
         assert torch.equal(window.encoder_hidden_states[0], cache.text(NAVIGATION))
         assert window.context_timestep.tolist() == [0] and window.camera_mask.tolist() == [name != "phone"]
-        if name != "phone":  # the start frame is the last of the start latent's four
+        if name != "phone":  # the start frame is the last of the window's first four
             c2w = cache.c2w(name, target)
             frames = torch.cat([c2w[0, 3:], c2w[1], c2w[2]])
             torch.testing.assert_close(window.camera_path, relative_to_start(frames[None]))
             expected = c2w[0, 3].inverse() @ c2w[2, 3]
             torch.testing.assert_close(window.camera_path[0, 2, 3], expected, atol=1e-5, rtol=0)
     assert seen == {"a", "b", "phone"}  # the one that is too short is left out
+
+
+def test_a_target_is_what_its_frames_give_by_themselves(cache):
+    """The start latent is the sampler's: that of the start frame alone. Patches know nothing of the frames before."""
+    codec, inside = load_codec("patch:8"), 0
+    for window in samples(cache, KEPT, 12):
+        name, start = place(cache, window)
+        video = load_episode(cache.folder.parent / "episodes" / name).frames[4 * start : 4 * start + 9]
+        assert torch.equal(window.target_latents[0], encode_video(codec, video))
+        assert torch.equal(window.target_latents[:, :, :1], encode_frames(codec, video[None, :1] / 255, "cpu"))
+        inside += not torch.equal(window.target_latents[0, :, :1], cache.latents(name, [start]))
+    assert inside > 6  # the scan's own latent holds three frames more; at latent 0 there are none
 
 
 def test_time_indices_use_the_whole_range(cache):

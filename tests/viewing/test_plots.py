@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from v4s_lib.evaluation.ledger import Checked, Entry
+from v4s_lib.evaluation.ledger import Check, Checked, Entry
 from v4s_lib.viewing.plots import attention_patterns, margins, read_log, top_view, training_curves
 from v4s_lib.viewing.sheets import BORDERS
 from v4s_lib.worlds.objects import COLORS
@@ -54,7 +54,7 @@ def test_a_check_is_blue_where_it_holds_and_stands_on_that_side():
     assert not missed.holds and missed.margin(missed.value) == pytest.approx(-0.5)
     assert Checked("c", 3.0, None, 2.0, False).margin(3.0) == pytest.approx(-0.5)
     claim = {"id": "X1"}
-    blue = margins([Entry(claim, "reproduced", [held])])
-    both = margins([Entry(claim, "reproduced in part", [held, missed])])
+    blue = margins([Entry(claim, "reproduced", [Check([held], True, 1)])])
+    both = margins([Entry(claim, "reproduced in part", [Check([held, missed], True, 2)])])  # one seed holds, one misses
     assert share(blue, BORDERS["generated"]) > 0.0005 > share(blue, BORDERS["context"])
     assert share(both, BORDERS["context"]) > 0.0001

@@ -1,8 +1,9 @@
 """``python -m v4s_lib.evaluation.ledger``: each claim, the original's figure, ours, and a verdict.
 
 ``data_manifests/ledger/claims.yaml`` says of every claim what is measured and what would count as reproduced, before
-the experiment is run. Figures come from the stored results, which must belong to the shipped weights. A verdict is
-computed, never written: all checks hold, some do, or none does.
+the experiment is run. Figures come from the stored results, which must belong to the shipped weights, and from those of
+other training seeds (``results/seed*``), which must belong to the trainings on record. A verdict is computed, never
+written: all checks hold, some do, or none does. A check holds if it does for every seed.
 """
 
 import json
@@ -49,12 +50,30 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A check on every training seed that has results, the shipped weights first."""
+
+    seeds: list[Checked]
+    decisive: bool
+    trainings: int | None  # how many trainings stand behind it; None where no training does
+
+    @property
+    def holds(self) -> bool:
+        return all(checked.holds for checked in self.seeds)
+
+    @property
+    def margin(self) -> float:
+        """How far the worst seed's figure is on the good side of the bar."""
+        return min(checked.margin(checked.value) for checked in self.seeds)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of the ledger."""
 
     claim: dict[str, Any]
     verdict: str
-    checked: list[Checked] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
 
 def load_claims(text: str | None = None) -> dict[str, Any]:
@@ -79,12 +98,11 @@ def read_ledger(claims: dict[str, Any] | None = None, folder: Path | None = None
         ValueError: stored results belong to other weights than the shipped ones, or lack what a check names.
     """
     content = load_claims() if claims is None else claims
-    few = training_seeds() < content["seeds_wanted"]
-    return [judge_claim(claim, few, folder) for claim in content["claims"]]
+    return [judge_claim(claim, content["seeds_wanted"], folder) for claim in content["claims"]]
 
 
-def judge_claim(claim: dict[str, Any], few_seeds: bool, folder: Path | None = None) -> Entry:
-    """The verdict on one claim; with too few training seeds, a preliminary one.
+def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = None) -> Entry:
+    """The verdict on one claim; with too few training seeds behind any of its checks, a preliminary one.
 
     All checks hold: reproduced. Some do, and with them every decisive one: in part. Otherwise: not reproduced.
     """
@@ -93,14 +111,30 @@ def judge_claim(claim: dict[str, Any], few_seeds: bool, folder: Path | None = No
     if "needs" in claim:
         return Entry(claim, UNTESTED)
     folder = folder or results.RESULTS
-    if any(not (folder / f"{check['results']}.json").is_file() for check in claim["checks"]):
+    if any(not _file(check, folder).is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
-    checked = [evaluate(check, folder) for check in claim["checks"]]
-    held = sum(check.holds for check in checked)
-    decided = all(done.holds for done, check in zip(checked, claim["checks"], strict=True) if check.get("decisive"))
-    verdict = REPRODUCED if held == len(checked) else IN_PART if held and decided else NOT_REPRODUCED
-    trained = any(check["results"] != "judges" for check in claim["checks"])
-    return Entry(claim, f"{verdict}, one training seed" if few_seeds and trained else verdict, checked)
+    checks = [on_every_seed(check, folder) for check in claim["checks"]]
+    held = sum(check.holds for check in checks)
+    decided = all(check.holds for check in checks if check.decisive)
+    verdict = REPRODUCED if held == len(checks) else IN_PART if held and decided else NOT_REPRODUCED
+    trainings = [check.trainings for check in checks if check.trainings is not None]
+    if trainings and min(trainings) < seeds_wanted:
+        verdict += ", one training seed" if min(trainings) == 1 else f", {min(trainings)} training seeds"
+    return Entry(claim, verdict, checks)
+
+
+def on_every_seed(check: dict[str, Any], folder: Path | None = None) -> Check:
+    """A check on the shipped weights and on every other training seed whose results are stored."""
+    folder = folder or results.RESULTS
+    places = [place for place in (folder, *sorted(folder.glob("seed*"))) if _file(check, place).is_file()]
+    found = json.loads(_file(check, folder).read_text())
+    named = [row["mean"] for row in found.get("rows", []) if row["metric"] == "training_seeds"]
+    trainings = None if "gate" in check else int(named[0]) if named else len(places)
+    return Check([evaluate(check, place) for place in places], check.get("decisive", False), trainings)
+
+
+def _file(check: dict[str, Any], folder: Path) -> Path:
+    return folder / f"{check['results']}.json"
 
 
 def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
@@ -131,10 +165,11 @@ def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
 
 @lru_cache(maxsize=8)
 def stored(name: str, folder: Path) -> dict[str, Any]:
-    """Stored results, refused if they were measured with other weights than the shipped ones."""
+    """Stored results, refused if they were measured with other weights than the shipped ones, or the seed's."""
     content = json.loads((folder / f"{name}.json").read_text())
     if "weights_sha256" in content:
-        digest = shipped_digest(content["preset"])
+        seed = folder.name if folder.name.startswith("seed") else None
+        digest = shipped_digest(content["preset"]) if seed is None else recorded_digest(content["preset"], seed)
         if content["weights_sha256"] != digest:
             raise ValueError(
                 f"expected {name} for weights {digest[:12]}, got it for {content['weights_sha256'][:12]}: "
@@ -149,9 +184,12 @@ def shipped_digest(preset: str) -> str:
     return results.models_digest(results.load_models(get_preset(preset)))
 
 
-def training_seeds(preset: str = "small") -> int:
-    """How many seeds a preset's shipped weights were trained from: folders beside ``ours`` that are ours, too."""
-    return len(list((MANIFESTS / "weights" / preset).glob("ours*/run.json")))
+def recorded_digest(preset: str, seed: str) -> str:
+    """sha256 over the parameters of another training seed, as its record says; its weights are not shipped."""
+    record = MANIFESTS / "weights" / preset / seed / "run.json"
+    if not record.is_file():
+        raise ValueError(f"expected the training of {seed} in {record}, got no file: ship its record first")
+    return json.loads(record.read_text())["compared_sha256"]
 
 
 def _find(place: dict[str, Any], name: str, file: str) -> Any:
@@ -172,16 +210,21 @@ def ledger_table(entries: list[Entry]) -> str:
     lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
     for entry in entries:
         claim = entry.claim
-        ours = "; ".join(describe(check) for check in entry.checked)
+        ours = "; ".join(describe(check) for check in entry.checks)
         ours = ours or (f"needs {claim['needs']}" if "needs" in claim else claim.get("proved_by", "–"))
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 
 
-def describe(check: Checked) -> str:
-    """One check in words: what, its figure with the interval, its bar, and whether it holds."""
-    interval = "" if check.interval is None else f" [{check.interval[0]:.2f}, {check.interval[1]:.2f}]"
-    return f"{check.what} {check.value:.2f}{interval} ({check.bar}: {'yes' if check.holds else 'no'})"
+def describe(check: Check) -> str:
+    """One check in words: what, its figure with the interval on each seed, its bar, and whether it holds."""
+    figures = " and ".join(_figure(checked) for checked in check.seeds)
+    return f"{check.seeds[0].what} {figures} ({check.seeds[0].bar}: {'yes' if check.holds else 'no'})"
+
+
+def _figure(checked: Checked) -> str:
+    interval = "" if checked.interval is None else f" [{checked.interval[0]:.2f}, {checked.interval[1]:.2f}]"
+    return f"{checked.value:.2f}{interval}"
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ file loads silently).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ LATENTS = "latents.safetensors"  # in the folder of a shard
 TEXT = "text/embeddings.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Changes with what latents.py does between a video and its latents.
-PREPROCESSING = "1: middle cut out, antialiased bilinear, 8 bits; frames after the last 4k+1 left out; float32 codec"
+PREPROCESSING = "2: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class CachedLatents:
 
     Args:
         folder: a latent cache.
-        stamp: how the latents must have been made; ``None`` takes them as they are. Text that the stamp does not name
-            may be there.
+        stamp: how the latents must have been made; ``None`` takes all that this version makes. Text that the stamp does
+            not name may be there.
 
     A shard is checked against its sha256 when it is first touched. A copy that goes to another process opens its own
     files.
@@ -99,8 +99,8 @@ class CachedLatents:
                 "run python -m v4s_lib.training.latents to its end"
             )
         self.stamp = Stamp(**index["stamp"])
-        if stamp is not None:
-            check_stamp(self.folder, stamp, self.stamp, any_text=True)
+        wanted = replace(self.stamp, preprocessing=PREPROCESSING) if stamp is None else stamp
+        check_stamp(self.folder, wanted, self.stamp, any_text=True)
         self.files: dict[str, dict[str, Any]] = {f"{name}/{LATENTS}": facts for name, facts in index["shards"].items()}
         if index["text"] is not None:
             self.files[TEXT] = index["text"]
@@ -131,6 +131,10 @@ class CachedLatents:
     def latents(self, name: str, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Latents (C, N, h, w) of a scan, in the stamp's dtype; all of them when ``indices`` (N,) is ``None``."""
         return self._rows(name, "latents", indices).transpose(0, 1)
+
+    def start_latents(self, name: str, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """The last frame of each latent as a target's start frame is encoded, alone: (C, N, h, w), as ``latents``."""
+        return self._rows(name, "starts", indices).transpose(0, 1)
 
     def times(self, name: str, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Seconds (N,), float64, from the video's first frame to the last one of each latent."""

@@ -238,7 +238,7 @@ def state_bytes(count: int) -> dict[str, int]:
 
 
 def latent_bytes(scale: FullScale, minutes: float, frames_per_second: float, size: int = 2) -> float:
-    """Bytes of the cached latents of a data set of so many minutes, each scan encoded once, in bf16."""
+    """Bytes of the cached latents of a data set of so many minutes, in bf16, with the start frame of each alone."""
     rows, columns = scale.latent_size
     latents = minutes * 60 * frames_per_second / 4
-    return latents * scale.model["in_channels"] * rows * columns * size
+    return 2 * latents * scale.model["in_channels"] * rows * columns * size

@@ -3,7 +3,8 @@
 A cache is a folder. ``plan.json`` says which scans belong to which shard; a shard is a folder that appears when it is
 whole, with its own list of hashes; ``index.json`` is made of these lists when all shards are there. Run the same
 command again after a kill, and it goes on after the last whole shard; run it with more scans, and it adds shards. A
-training target is an episode of its own: its first latent holds its start frame alone, as no latent of the scan does.
+target may start at any latent, and its first latent holds its start frame alone, as no latent inside the scan does: so
+the last frame of each latent is encoded alone as well, and a cache takes twice the room of its latents.
 """
 
 import argparse

@@ -179,7 +179,8 @@ def table(scale: FullScale, gpus: int, gpu: Gpu, utilisation: float, price: floa
         "|---|---|---|",
         *(f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]),
         "",
-        f"Latents of {minutes:g} minutes of video at {rate:g} frames a second, in bf16: {storage / GB:,.3g} GB.",
+        f"Latents of {minutes:g} minutes of video at {rate:g} frames a second, with the start frame of each alone, in "
+        f"bf16: {storage / GB:,.3g} GB.",
     ]
     return "\n".join(lines)
 

@@ -20,19 +20,24 @@ EXTRA = 8 + FRAMES_PER_LATENT * 4 * 4 * 4  # bytes a latent of its time and its 
 
 
 def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Latents (T, C, h, w), times (T,) in seconds and, where they are known, poses (T, 4, 4, 4); and what they are of.
+    """Latents and starts (T, C, h, w), times (T,) in seconds, poses (T, 4, 4, 4) where known; and what they are of.
 
-    One latent is one row, so that any of them is read from one place of the file.
+    One latent is one row, so that any of them is read from one place of the file. Its start is the last of its frames,
+    encoded alone: a target that starts there has the start latent that the sampler has.
     """
     scan = load_episode(episode)
     count = whole_latents(len(scan.frames), stamp.stride)
     groups = grouped_frames(torch.arange(count))
     frames = fit_frames(scan.frames[:: stamp.stride][: latent_frames(count)], stamp.height, stamp.width)
-    latents = encode_video(codec, frames).transpose(0, 1).to("cpu", DTYPES[stamp.dtype])
-    if not torch.isfinite(latents).all():
+    alone = [encode_video(codec, frames[last : last + 1]) for last in groups[:, -1].tolist()]
+    latents, starts = (
+        encoded.transpose(0, 1).to("cpu", DTYPES[stamp.dtype]).contiguous()
+        for encoded in (encode_video(codec, frames), torch.cat(alone, dim=1))
+    )
+    if not (torch.isfinite(latents).all() and torch.isfinite(starts).all()):
         raise ValueError(f"expected finite latents of {episode}, got others: choose --dtype bfloat16 or another codec")
     times = frame_times(episode_video(episode))[:: stamp.stride]
-    tensors = {f"{name}/latents": latents.contiguous(), f"{name}/times": times[groups[:, -1]]}
+    tensors = {f"{name}/latents": latents, f"{name}/starts": starts, f"{name}/times": times[groups[:, -1]]}
     fov = None
     if scan.c2w is not None:
         tensors[f"{name}/c2w"] = scan.c2w[:: stamp.stride][groups]
@@ -43,7 +48,7 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
 def needed_bytes(episodes: list[Path], codec: Codec, stamp: Stamp) -> int:
     """Bytes that the rows of these episodes take, counted in their videos before anything is encoded."""
     channels, rows, columns = latent_shape(codec, stamp.height, stamp.width)
-    size = channels * rows * columns * DTYPES[stamp.dtype].itemsize + EXTRA
+    size = 2 * channels * rows * columns * DTYPES[stamp.dtype].itemsize + EXTRA  # a latent, and its start
     return size * sum(whole_latents(count_frames(episode_video(episode)), stamp.stride) for episode in episodes)
 
 

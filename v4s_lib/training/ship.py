@@ -1,11 +1,13 @@
 """``python -m v4s_lib.training.ship runs/small-seed0``: turn a run's averaged weights into shipped ones.
 
 Writes ``data_manifests/weights/PRESET/VARIANT`` in half precision, with the run's log, and lists every file of the
-preset in ``data_manifests/weights_PRESET.yaml``.
+preset in ``data_manifests/weights_PRESET.yaml``. Of another training seed (``--variant seed2``) the record alone is
+shipped, settings and log, to which its results are bound; its weights stay beside it, out of git.
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,11 +20,13 @@ from v4s_lib.command import command
 from v4s_lib.data.manifests import MANIFESTS, save_shipped
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.presets import get_preset
 
 SHARD = "15MB"  # of a weights file, at most: small enough to be handed on by any channel
-VARIANTS = ("ours", "first_frame_only")
+VARIANTS = ("ours", "first_frame_only")  # whose weights ship
+SEED = re.compile(r"seed\d+")  # a variant whose record alone does
 
 
 def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequence[Path] = ()) -> Path:
@@ -43,8 +47,16 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
     if earlier:
         sums = {name: round(sum(stage[name] for stage in stages), 1) for name in ("targets_seen", "minutes")}
         facts = {**facts, **sums, "earlier_stages": stages[:-1]}
+    if SEED.fullmatch(variant):
+        facts = {"compared_sha256": compared_digest(folder), **facts}
     (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
     return write_manifest(preset.name)
+
+
+def compared_digest(folder: Path) -> str:
+    """sha256 over the weights in ``folder`` and those of the baseline beside it, as results of both name them."""
+    folders = [place for place in (folder, folder.parent / "first_frame_only") if place.is_dir()]
+    return weights_digest(*(ContextVideoTransformer.from_pretrained(place) for place in folders))
 
 
 def _checkpoint(run: Path) -> Path:
@@ -108,10 +120,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.ship", description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of a training")
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--variant", default="ours", choices=VARIANTS)
+    parser.add_argument("--variant", default="ours", help=f"{', '.join(VARIANTS)} or seedN (default: ours)")
     parser.add_argument("--hardware", default="2 CPU cores")
     parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="runs that this one was started from")
     args = parser.parse_args(arguments)
+    if args.variant not in VARIANTS and not SEED.fullmatch(args.variant):
+        raise ValueError(f"expected a variant out of {', '.join(VARIANTS)} or seedN, got {args.variant!r}: name one")
     print(ship(args.run, args.preset, args.variant, args.hardware, args.earlier))
 
 

@@ -3,9 +3,11 @@
 A sample is a function of seed, step and its number in the batch alone: a run that is resumed sees the same samples, and
 so does one whose batch is shared out over another number of processes.
 
-The window is of the scan's own latents, so its start latent holds the four frames up to the start frame, where in
-sampling it holds the start frame alone; poses are relative to the last of the four. A cache knows of no box, so no
-target has a box tail.
+The start latent is that of the start frame alone, as in sampling; poses are relative to that frame, the last of the
+window's first latent. The moving latents are the scan's own. For patches that is what a target by itself would give;
+Wan's encoder looks back, so its moving latents know the frames before the start, which those of a target by itself
+could not: our choice, for otherwise every place to start would need a whole target encoded. A cache knows of no box, so
+no target has a box tail.
 """
 
 from collections.abc import Sequence
@@ -111,7 +113,8 @@ class CachedWindows:
         chance = share()
         lost, told = chance < scale.drop_all, chance >= scale.drop_all + scale.drop_instruction
         sigma = share()
-        clean, seen = (self.cache.latents(name, first + indices)[None].float() for indices in (target, context))
+        moving, seen = (self.cache.latents(name, first + indices)[None].float() for indices in (target[1:], context))
+        clean = torch.cat([self.cache.start_latents(name, [first + start])[None].float(), moving], dim=2)
         noise = torch.randn(clean[:, :, 1:].shape, generator=generator)
         if lost:
             seen = torch.randn(seen.shape, generator=generator)

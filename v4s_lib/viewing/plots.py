@@ -155,15 +155,21 @@ def best_of_curve(rows: list[dict], paper: dict[int, float]) -> IPython.display.
 
 
 def margins(entries: list[Entry]) -> IPython.display.Image:
-    """How far each check is from its bar, in units of the bar, with its interval: right of the line it holds."""
-    rows = [(f"{entry.claim['id']}: {check.what} {check.bar}", check) for entry in entries for check in entry.checked]
+    """How far each check is from its bar, in units of the bar, with its interval: right of the line it holds.
+
+    A check has a line for each training seed.
+    """
+    checks = [(entry, check) for entry in entries for check in entry.checks]
+    rows = [(f"{entry.claim['id']}: {check.seeds[0].what} {check.seeds[0].bar}", check) for entry, check in checks]
     figure = Figure(figsize=(9, 0.8 + 0.28 * len(rows)), layout="tight")
     axes = figure.add_subplot(xlabel="distance from the bar, in units of the bar", xlim=(-2, 2))
     for row, (_, check) in enumerate(rows):
-        low, high = (check.margin(end) for end in check.interval or (check.value, check.value))
-        color = BLUE if check.holds else ORANGE
-        axes.plot([low, high], [row, row], color=color, linewidth=2)
-        axes.plot([max(-1.95, min(1.95, check.margin(check.value)))], [row], "o", color=color)
+        for number, seed in enumerate(check.seeds):
+            place = row + 0.25 * number
+            low, high = (seed.margin(end) for end in seed.interval or (seed.value, seed.value))
+            color = BLUE if seed.holds else ORANGE
+            axes.plot([low, high], [place, place], color=color, linewidth=2)
+            axes.plot([max(-1.95, min(1.95, seed.margin(seed.value)))], [place], "o", color=color, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
