@@ -26,6 +26,21 @@ def test_every_method_has_every_measure(scored):
     assert {method for method, metric in rows if metric == "navigation_accuracy"} == followed
 
 
+def test_one_sample_an_episode_is_the_first_of_several(scored, tmp_path):
+    """As for another training seed: no rows of means, and the single samples' rows are those of the whole table."""
+    single = results.run_experiment("navigation", "smoke", episodes=2, store=tmp_path, samples=1)
+    assert single["samples"] == 1 and scored[0]["samples"] == navigation.MEAN_OF
+    whole, alone = (
+        {(row["method"], row["metric"]): row["mean"] for row in each["rows"]} for each in (scored[0], single)
+    )
+    assert {method for method, _ in whole.keys() - alone.keys()} == {"ours_mean", "no_context_mean"}
+    assert all(
+        alone[name, "psnr_recall"] == pytest.approx(whole[name, "psnr_recall"], abs=0.01)
+        for name, metric in alone
+        if metric == "psnr_recall"
+    )
+
+
 def test_interrupted_scoring_goes_on_and_never_scores_twice(tmp_path):
     asked = []
 

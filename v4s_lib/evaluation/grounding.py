@@ -34,14 +34,19 @@ UNITS = {
 
 
 def sample_grounding(
-    models: Models, episode: GroundingEpisode, other: GroundingEpisode, preset: Preset, seed: int
+    models: Models,
+    episode: GroundingEpisode,
+    other: GroundingEpisode,
+    preset: Preset,
+    seed: int,
+    samples: int = SAMPLES,
 ) -> dict[str, Tensor]:
-    """Clips (N, F, H, W, 3) of every method; ours has ``SAMPLES``, the others one."""
+    """Clips (N, F, H, W, 3) of every method; ours has ``samples``, the others one."""
     instruction = episode.instruction
     shuffled = grounding_instruction(object_name(other_label(episode)))
     wanted = preset.task.context_latents
     asked = {
-        "ours": (models.ours, episode.scan.rgb, instruction, SAMPLES, wanted),
+        "ours": (models.ours, episode.scan.rgb, instruction, samples, wanted),
         "no_context": (models.ours, None, instruction, 1, wanted),
         "first_frame_only": (models.first_frame_only, None, instruction, 1, 0),
         "other_context": (models.ours, other.scan.rgb, instruction, 1, wanted),
@@ -107,11 +112,13 @@ def shipped_judges() -> tuple[ObjectReader, Limits]:
     return reader, limits
 
 
-def score_grounding(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
+def score_grounding(
+    models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = SAMPLES
+) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode; those of ours are means over its samples."""
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
-    clips = sample_grounding(models, episode, other, preset, seed) | baselines(episode)
+    clips = sample_grounding(models, episode, other, preset, seed, samples) | baselines(episode)
     return judge_clips(clips, episode, *shipped_judges(), preset.task)
 
 

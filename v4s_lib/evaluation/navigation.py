@@ -59,9 +59,12 @@ def sample_clips(
 
 
 def episode_clips(
-    models: Models, preset: Preset, split: str, index: int, seed: int
+    models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = MEAN_OF
 ) -> tuple[NavigationEpisode, dict, Tensor]:
-    """All methods' clips (F, H, W, 3) of one episode, with the frames of the context that was drawn."""
+    """All methods' clips (F, H, W, 3) of one episode, with the frames of the context that was drawn.
+
+    With several ``samples`` there are their means, too; another room's context, a control, is sampled once.
+    """
     episode = navigation_episode(split, index, preset.task)
     other = navigation_episode(split, index + OTHER_ROOM, preset.task)
     wanted = preset.task.context_latents
@@ -69,12 +72,13 @@ def episode_clips(
     clips: dict[str, Tensor] = {}
     context = None
     for name, video in contexts.items():
-        samples, used = sample_clips(models.ours, video, episode, preset, seed, MEAN_OF, wanted)
-        clips[name], clips[f"{name}_mean"] = samples[0], samples.mean(dim=0)
+        count = 1 if name == "other_context" else samples
+        drawn, used = sample_clips(models.ours, video, episode, preset, seed, count, wanted)
+        clips |= with_mean(name, drawn)
         context = used if name == "ours" else context
     if models.first_frame_only is not None:
-        samples, _ = sample_clips(models.first_frame_only, None, episode, preset, seed, MEAN_OF, 0)
-        clips["first_frame_only"], clips["first_frame_only_mean"] = samples[0], samples.mean(dim=0)
+        drawn, _ = sample_clips(models.first_frame_only, None, episode, preset, seed, samples, 0)
+        clips |= with_mean("first_frame_only", drawn)
     frames = grouped_frames(context).flatten().unique()
     start, scan = episode.target.rgb[0], episode.scan
     length = len(episode.target_c2w)
@@ -94,12 +98,19 @@ def episode_clips(
     return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames
 
 
+def with_mean(name: str, samples: Tensor) -> dict[str, Tensor]:
+    """The first of some samples (N, F, H, W, 3) and, if there are more, their mean, averaged before it is scored."""
+    return {name: samples[0]} | ({f"{name}_mean": samples.mean(dim=0)} if len(samples) > 1 else {})
+
+
 OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose context it is given as a control
 
 
-def score_episode(models: Models, preset: Preset, split: str, index: int, seed: int) -> dict[str, dict[str, float]]:
+def score_episode(
+    models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = MEAN_OF
+) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode."""
-    episode, clips, frames = episode_clips(models, preset, split, index, seed)
+    episode, clips, frames = episode_clips(models, preset, split, index, seed, samples)
     known = episode.known(frames, preset.task.camera)
     scores = {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
     _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)

@@ -92,7 +92,7 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
     """Score ``live`` episodes again and require the stored figures."""
     experiment = EXPERIMENTS[results["task"]]
     for index in range(min(live, results["episodes"])):
-        scores = experiment.score(models, preset, results["split"], index, results["seed"])
+        scores = experiment.score(models, preset, results["split"], index, results["seed"], results["samples"])
         for method, per_episode in results["per_episode"].items():
             value, stored = scores[method][experiment.metric], per_episode[index]
             if abs(value - stored) > experiment.tolerance:

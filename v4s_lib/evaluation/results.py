@@ -8,9 +8,9 @@ from typing import Any
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
-from v4s_lib.evaluation.grounding import best_of_curve, score_grounding
-from v4s_lib.evaluation.navigation import Models, context_gain, score_all, score_episode, table
+from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, table
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -26,7 +26,8 @@ class Experiment:
     """What differs between the two experiments, from scoring to the page."""
 
     title: str
-    score: Callable[[Models, Preset, str, int, int], dict]  # of split, episode and seed: measures of each method
+    score: Callable[[Models, Preset, str, int, int, int], dict]  # of split, episode, seed, samples: every measure
+    samples: int  # an episode, of ours
     rows: Callable[[list[dict]], list[dict]]  # of the table
     metric: str  # kept for each episode, compared when it is computed again; episodes are chosen by it
     best: str  # "largest" or "smallest"
@@ -40,6 +41,7 @@ EXPERIMENTS = {
     "navigation": Experiment(
         "Scene navigation",
         score_episode,
+        MEAN_OF,
         table,
         metric="psnr_recall",
         best="largest",
@@ -54,6 +56,7 @@ EXPERIMENTS = {
     "grounding": Experiment(
         "Object grounding",
         score_grounding,
+        SAMPLES,
         lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines),
         metric="sd",
         best="smallest",
@@ -74,6 +77,7 @@ def run_experiment(
     episodes: int = 128,
     seed: int = 0,
     store: Path = Path("runs/evaluation"),
+    samples: int | None = None,
 ) -> dict[str, Any]:
     """Score a preset; the keys are those of DESIGN §8, with ``gain`` for the paired differences.
 
@@ -85,14 +89,16 @@ def run_experiment(
         episodes: number of them, one a room.
         seed: of the sampling noise and the context.
         store: folder of the scored episodes, to go on from.
+        samples: of ours an episode; None is the experiment's. One is enough for all but the means and the best of k.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
+    samples = samples or experiment.samples
     models = load_models(preset, weights, first_frame_only)
     digest = models_digest(models)
     lines = score_all(
-        lambda index: experiment.score(models, preset, split, index, seed),
+        lambda index: experiment.score(models, preset, split, index, seed, samples),
         episodes,
-        store / f"{task}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+        store / f"{task}-{preset.name}-{split}-{digest[:12]}-seed{seed}-samples{samples}.jsonl",
     )
     return {
         "task": task,
@@ -101,6 +107,7 @@ def run_experiment(
         "weights_sha256": digest,
         "commit": current_commit(),
         "seed": seed,
+        "samples": samples,
         "episodes": episodes,
         "guidance_scale": preset.guidance_scale,
         "inference_steps": preset.inference_steps,
