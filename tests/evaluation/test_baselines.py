@@ -2,8 +2,12 @@ import math
 
 import torch
 
-from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
-from v4s_lib.worlds.cameras import Camera, pose
+from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, posed, repeat_start, true_poses
+from v4s_lib.model.pose import relative_to_start
+from v4s_lib.training.presets import get_preset
+from v4s_lib.training.weights import load_pipeline
+from v4s_lib.worlds.cameras import Camera, inverse, pose
 from v4s_lib.worlds.raycast import render
 from v4s_lib.worlds.scenes import make_scenes
 
@@ -53,3 +57,38 @@ def test_nearest_true_pose_goes_by_what_is_seen_and_not_by_distance():
     video = nearest_true_pose(target.rgb[0], context.rgb, context.depth, c2w, target.depth, target_c2w, CAMERA)
     assert torch.equal(video[1], context.rgb[1])
     assert math.isclose(target_c2w[1, 0, 3].item(), 3.0)
+
+
+def test_true_poses_stand_in_the_axes_of_the_last_context_frame():
+    """The last context frame is the origin; the start frame and the path keep their places among the others."""
+    episode = navigation_episode("validation", 0, get_preset("smoke").task)
+    index = torch.tensor([1, 4, 6])
+    path = relative_to_start(episode.target_c2w[None].double()).float()
+    context, target = true_poses(episode.scan_c2w, index, episode.target_c2w[0], path)
+    assert context.shape == (1, 3, 4, 4, 4) and target.shape == path.shape
+    close = {"atol": 1e-5, "rtol": 0}
+    torch.testing.assert_close(context[0, -1, -1], torch.eye(4), **close)
+    between = inverse(episode.scan_c2w[4 * 4]) @ episode.target_c2w[-1]  # latent 4 ends with frame 16
+    torch.testing.assert_close(inverse(context[0, 1, -1]) @ target[0, -1, -1], between, **close)
+
+
+@torch.no_grad()
+def test_a_posed_model_is_told_the_truth_and_forgets_it_afterwards():
+    preset = get_preset("smoke")
+    model = load_pipeline(preset).transformer
+    torch.manual_seed(0)
+    latents, start = (
+        torch.randn(1, model.config.in_channels, 4, 2, 3),
+        torch.randn(1, model.config.in_channels, 4, 2, 3),
+    )
+    path = pose(torch.zeros(16, 3), torch.arange(16) * 0.1, torch.zeros(16)).view(1, 4, 4, 4, 4)
+    truth = path + 0.0, path.flip(2)
+    arguments = (start, torch.tensor([500.0]), torch.arange(10, 14)[None], latents, torch.arange(4)[None])
+    before = model(*arguments, camera_path=path, return_findings=True)[1]
+    with posed(model, truth):
+        told = model(*arguments, camera_path=path, return_findings=True)[1]
+    after = model(*arguments, camera_path=path, return_findings=True)[1]
+    torch.testing.assert_close(told.context_poses, truth[0])
+    torch.testing.assert_close(told.target_poses, truth[1])
+    torch.testing.assert_close(after.context_poses, before.context_poses)
+    assert (before.context_poses - truth[0]).abs().max() > 0.1

@@ -43,6 +43,7 @@ def measures():
 def test_ground_truth_follows_and_an_unrelated_path_does_not(measures):
     floor = measures["ground_truth"]
     assert floor["navigation_accuracy"] == 1 and floor["rotation_error"] < 2 and floor["translation_error"] < 0.1
+    assert floor["sd"] < 0.05
     ceiling = measures["shuffled"]
     assert ceiling["navigation_accuracy"] == 0 and ceiling["rotation_error"] == pytest.approx(90, abs=0.1)
 
@@ -52,6 +53,13 @@ def test_a_known_turn_is_measured(measures, degrees):
     found = measures[f"{degrees:g} deg"]
     assert found["rotation_error"] == pytest.approx(degrees, abs=1.5)
     assert found["navigation_accuracy"] == (1 if degrees < 5 else 0)
+
+
+def test_a_camera_that_only_turns_is_off_by_the_way_it_did_not_go(measures):
+    path = navigation_episode("validation", 7, PRESET.task).target_c2w
+    away = (path[looked_at(len(path)), :3, 3] - path[0, :3, 3]).norm(dim=-1).mean().item()
+    still = measures["turn_only"]
+    assert still["rotation_error"] == 0 and still["translation_error"] == pytest.approx(away) and away > 0.1
 
 
 @pytest.mark.parametrize("metres", STEPS)
@@ -65,6 +73,7 @@ def test_a_known_step_is_measured(measures, metres):
 def test_pictures_without_a_camera_in_the_room_fail_and_count_as_the_unrelated_path(measures, name):
     assert measures[name]["failed_frames"] == 3 and measures[name]["navigation_accuracy"] == 0
     assert measures[name]["rotation_error"] == measures["shuffled"]["rotation_error"]
+    assert measures[name]["sd"] > 0.4
 
 
 def test_never_the_start_frame_and_always_the_last():

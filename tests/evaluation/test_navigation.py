@@ -22,8 +22,10 @@ def test_every_method_has_every_measure(scored):
     methods = {"ours", "ours_mean", "no_context", "other_context", "repeat", "context_mean", "nearest_true_pose"}
     assert {method for method, _ in rows} >= methods
     assert all((method, metric) in rows for method in methods for metric in ("psnr_recall", "psnr", "ssim"))
-    followed = {"ours", "no_context", "other_context", "ground_truth", "shuffled"}
-    assert {method for method, metric in rows if metric == "navigation_accuracy"} == followed
+    followed = {"ours", "no_context", "other_context", "posed", "splat_sight", "ground_truth"}
+    assert {method for method, metric in rows if metric == "sd"} == followed
+    by_poses = {"shuffled", "turn_only"}
+    assert {method for method, metric in rows if metric == "navigation_accuracy"} == followed | by_poses
 
 
 def test_one_sample_an_episode_is_the_first_of_several(scored, tmp_path):

@@ -1,12 +1,17 @@
-"""Plain baselines, each a pure function from arrays to a video (DESIGN §7).
+"""Plain baselines, each a pure function from arrays to a video, and our model told the truth (DESIGN §7).
 
-Every method is handed the start frame, so each of these returns it as frame 0.
+Every method is handed the start frame, so each of the plain ones returns it as frame 0.
 """
+
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from v4s_lib.worlds.cameras import Camera
+from v4s_lib.data.windows import grouped_frames
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.loss import teacher_forcing
+from v4s_lib.worlds.cameras import Camera, inverse
 from v4s_lib.worlds.visibility import covisibility
 
 
@@ -44,3 +49,28 @@ def nearest_true_pose(
     """
     share = covisibility(target_depth, target_c2w, context_depth, context_c2w, camera)
     return torch.cat([start[None], context[share[1:].argmax(dim=1)]])
+
+
+def true_poses(scan_c2w: Tensor, context_index: Tensor, start: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    """Where everything stands, in the axes of the last context frame, as a localizer is to predict it.
+
+    Args:
+        scan_c2w: (F, 4, 4) of the scan's frames.
+        context_index: (P,) which of its latents are the context.
+        start: (4, 4) c2w of the start frame.
+        path: (B, T, 4, 4, 4) relative to it.
+
+    Returns:
+        poses of the context's frames (1, P, 4, 4, 4) and of the targets' (B, T, 4, 4, 4).
+    """
+    frames = grouped_frames(context_index)
+    to_axes = inverse(scan_c2w[frames[-1, -1]])
+    return (to_axes @ scan_c2w[frames])[None], to_axes @ start @ path
+
+
+def posed(model: ContextVideoTransformer, poses: tuple[Tensor, Tensor]) -> AbstractContextManager:
+    """For as long as it lasts, the model's later blocks are told ``true_poses`` in place of what it has worked out.
+
+    No legal input: it shows what better localizing could gain. The model has no argument for poses; hooks put them in.
+    """
+    return teacher_forcing(model, *poses, torch.ones(1, dtype=torch.bool))

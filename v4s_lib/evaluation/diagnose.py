@@ -8,6 +8,7 @@ it predicts: where the context and the start frame are, and where it plans to lo
 import argparse
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.targets import middle
 from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.evaluation.baselines import posed, true_poses
 from v4s_lib.evaluation.picture import pooled_psnr
 from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import tokenize
-from v4s_lib.training.loss import teacher_forcing
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
@@ -37,7 +38,7 @@ def predict(
     episode: NavigationEpisode | GroundingEpisode,
     instruction: str | None,
     preset: Preset,
-    true_poses: bool = False,
+    told: bool = False,
     with_context: bool = True,
 ) -> dict[str, Tensor]:
     """The clip (F, H, W, 3) that is predicted from pure noise in one step, and the poses behind it.
@@ -60,14 +61,14 @@ def predict(
     if steps > path.shape[1]:
         path = torch.cat([path, path[:, -1:].expand(-1, steps - path.shape[1], -1, -1, -1)], dim=1)
     to_axes = inverse(episode.scan_c2w[frames[-1, -1]])
-    truth = (to_axes @ episode.scan_c2w[frames])[None], (to_axes @ episode.target_c2w[0] @ path[0])[None]
+    truth = true_poses(episode.scan_c2w, index, episode.target_c2w[0], path)
     given = {"words": None, "camera_path": path if instruction is None else None}
     if model.word_embedding is not None:
         given["words"] = tokenize([instruction or NAVIGATION], model.config.vocabulary)
     if with_context:
         given |= {"context_latents": context, "context_time_index": index[None]}
     time_index = (latents + preset.task.gap + torch.arange(steps))[None]
-    with torch.no_grad(), teacher_forcing(model, *truth, torch.tensor([true_poses])):
+    with torch.no_grad(), posed(model, truth) if told else nullcontext():
         output, findings = model(noisy, torch.tensor([1000.0]), time_index, return_findings=True, **given)
     clip = codec.decode(torch.cat([start, output[:, :, 1:]], dim=2))[0].clamp(0, 1)
     poses = {"context": findings.context_poses, "target": findings.target_poses}
@@ -82,7 +83,7 @@ def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: 
     known = episode.known(found["frames"].flatten().unique(), preset.task.camera).recalled[1:]
     clips = {
         "psnr_recall, as it is (dB)": found["clip"],
-        "psnr_recall, true poses (dB)": predict(pipeline, episode, None, preset, true_poses=True)["clip"],
+        "psnr_recall, true poses (dB)": predict(pipeline, episode, None, preset, told=True)["clip"],
         "psnr_recall, no context (dB)": predict(pipeline, episode, None, preset, with_context=False)["clip"],
     }
     truth = episode.target.rgb[1:].double()

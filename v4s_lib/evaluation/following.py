@@ -9,10 +9,11 @@ from torch import Tensor
 
 from v4s_lib.data.navigation import NavigationEpisode
 from v4s_lib.evaluation.camera import CameraFinder
+from v4s_lib.evaluation.judges import load_limits, view_distance
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
 
-FOLLOWING_UNITS = {"navigation_accuracy": "1", "rotation_error": "deg", "translation_error": "m"}
+FOLLOWING_UNITS = {"navigation_accuracy": "1", "rotation_error": "deg", "translation_error": "m", "sd": "1"}
 LOOKED_AT = (0.45, 0.7, 1.0)  # shares of the clip's length; each frame costs about a seventh of a second
 MAX_ROTATION, MAX_TRANSLATION = 5.0, 0.25  # degrees and metres, of a followed frame (DESIGN §7)
 # A frame is a failure if no camera explains it better than another room's frames are explained (95% of them lie above
@@ -48,8 +49,9 @@ def following_measures(
         preset: of the episode.
 
     Returns:
-        per method the three measures of ``FOLLOWING_UNITS``, and ``failed_frames``. ``ground_truth`` is the floor that
-        the finder itself leaves, ``shuffled`` the unrelated path's own error.
+        per method the measures of ``FOLLOWING_UNITS``, and ``failed_frames``. ``ground_truth`` is the floor that the
+        finder itself leaves, ``shuffled`` the unrelated path's own error, ``turn_only`` that of a camera which turns as
+        instructed and never leaves its place. ``sd`` is how far the frames are from any view of the room, see judges.
     """
     frames = looked_at(len(episode.target_c2w))
     true, other = episode.target_c2w[frames], unrelated[frames]
@@ -59,12 +61,18 @@ def following_measures(
     found = finder.find(pictures)
     lost = (found.residual > MAX_RESIDUAL) | (contrast(pictures) < MIN_CONTRAST)
     wrong = (rotation_angle(other, true), translation_distance(other, true))
-    measures = {"shuffled": _measures(*wrong, torch.zeros(len(frames), dtype=torch.bool))}
-    cameras, failures = (part.split(len(frames)) for part in (found.c2w, lost))
-    for name, c2w, failed in zip(clips, cameras, failures, strict=True):
+    distance = view_distance(finder, pictures, found.c2w) / load_limits().other_room
+    none = torch.zeros(len(frames), dtype=torch.bool)
+    still = episode.target_c2w[:1].expand_as(true)
+    measures = {
+        "shuffled": _measures(*wrong, none),
+        "turn_only": _measures(torch.zeros(len(frames)), translation_distance(still, true), none),
+    }
+    cameras, failures, distances = (part.split(len(frames)) for part in (found.c2w, lost, distance))
+    for name, c2w, failed, far in zip(clips, cameras, failures, distances, strict=True):
         rotation = torch.where(failed, wrong[0], rotation_angle(c2w, true))
         translation = torch.where(failed, wrong[1], translation_distance(c2w, true))
-        measures[name] = _measures(rotation, translation, failed)
+        measures[name] = _measures(rotation, translation, failed) | {"sd": far.mean().item()}
     return measures
 
 

@@ -5,7 +5,7 @@ Episodes are scored one at a time and appended to a file, so that an interrupted
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,20 @@ from tqdm.auto import tqdm
 
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode, navigation_paths
 from v4s_lib.data.windows import grouped_frames
-from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, repeat_start
+from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, posed, repeat_start, true_poses
 from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
 from v4s_lib.evaluation.splatting import splat_sight, splat_true_geometry
 from v4s_lib.evaluation.statistics import make_row, paired_difference
-from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
+from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.presets import Preset
+from v4s_lib.training.weights import make_pipeline
 
 MEAN_OF = 8  # samples in the rows that average before they are scored
-FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context")  # single samples; a mean follows nothing
-UNITS = PICTURE_UNITS | FOLLOWING_UNITS
+# Single samples, whose cameras are looked for; a mean follows nothing.
+FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context", "posed", "splat_sight")
+UNITS = PICTURE_UNITS | FOLLOWING_UNITS | {"context_used": "1"}
 
 
 @dataclass
@@ -44,9 +47,9 @@ def sample_clips(
     seed: int,
     count: int,
     latents: int,
-) -> tuple[Tensor, Tensor]:
+) -> Video4SpatialOutput:
     """``count`` samples (count, F, H, W, 3) of one episode, and the context latents they used."""
-    output = pipeline(
+    return pipeline(
         context,
         episode.target.rgb[:1].expand(count, -1, -1, -1),
         episode.target_c2w[None].expand(count, -1, -1, -1),
@@ -55,31 +58,39 @@ def sample_clips(
         guidance_scale=preset.guidance_scale,
         generator=torch.Generator().manual_seed(seed),
     )
-    return output.frames, output.context_index
 
 
 def episode_clips(
     models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = MEAN_OF
-) -> tuple[NavigationEpisode, dict, Tensor]:
-    """All methods' clips (F, H, W, 3) of one episode, with the frames of the context that was drawn.
+) -> tuple[NavigationEpisode, dict[str, Tensor], Tensor, dict[str, bool]]:
+    """All methods' clips (F, H, W, 3) of one episode, the frames of the context that was drawn, and who used one.
 
-    With several ``samples`` there are their means, too; another room's context, a control, is sampled once.
+    With several ``samples`` there are their means, too; another room's context, a control, is sampled once: with the
+    rule that puts it aside, and, ``other_context_forced``, without.
     """
     episode = navigation_episode(split, index, preset.task)
     other = navigation_episode(split, index + OTHER_ROOM, preset.task)
     wanted = preset.task.context_latents
-    contexts = {"ours": episode.scan.rgb, "no_context": None, "other_context": other.scan.rgb}
-    clips: dict[str, Tensor] = {}
-    context = None
-    for name, video in contexts.items():
-        count = 1 if name == "other_context" else samples
-        drawn, used = sample_clips(models.ours, video, episode, preset, seed, count, wanted)
-        clips |= with_mean(name, drawn)
-        context = used if name == "ours" else context
-    if models.first_frame_only is not None:
-        drawn, _ = sample_clips(models.first_frame_only, None, episode, preset, seed, samples, 0)
-        clips |= with_mean("first_frame_only", drawn)
+    forced = make_pipeline(models.ours.transformer, replace(preset, least_shared=0.0))
+    asked = {
+        "ours": (models.ours, episode.scan.rgb, samples, wanted),
+        "no_context": (models.ours, None, samples, wanted),
+        "other_context": (models.ours, other.scan.rgb, 1, wanted),
+        "other_context_forced": (forced, other.scan.rgb, 1, wanted),
+        "first_frame_only": (models.first_frame_only, None, samples, 0),
+    }
+    drawn = {
+        name: sample_clips(pipeline, video, episode, preset, seed, count, latents)
+        for name, (pipeline, video, count, latents) in asked.items()
+        if pipeline is not None
+    }
+    used = {name: output.context_used for name, output in drawn.items()}
+    clips = {key: clip for name, output in drawn.items() for key, clip in with_mean(name, output.frames).items()}
+    context = drawn["ours"].context_index
     frames = grouped_frames(context).flatten().unique()
+    path = relative_to_start(episode.target_c2w[None].double()).float()
+    with posed(models.ours.transformer, true_poses(episode.scan_c2w, context, episode.target_c2w[0], path)):
+        clips["posed"] = sample_clips(forced, episode.scan.rgb, episode, preset, seed, 1, wanted).frames[0]
     start, scan = episode.target.rgb[0], episode.scan
     length = len(episode.target_c2w)
     clips["repeat"] = repeat_start(start, length)
@@ -95,7 +106,7 @@ def episode_clips(
     )
     clips["splat_true_geometry"] = splat_true_geometry(episode, frames, preset.task.camera)
     by_sight = splat_sight(models.ours, episode, context, preset.task.camera)
-    return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames
+    return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames, used
 
 
 def with_mean(name: str, samples: Tensor) -> dict[str, Tensor]:
@@ -110,7 +121,7 @@ def score_episode(
     models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = MEAN_OF
 ) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode."""
-    episode, clips, frames = episode_clips(models, preset, split, index, seed, samples)
+    episode, clips, frames, used = episode_clips(models, preset, split, index, seed, samples)
     known = episode.known(frames, preset.task.camera)
     scores = {name: picture_measures(clip, episode.target.rgb, known) for name, clip in clips.items()}
     _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
@@ -118,6 +129,8 @@ def score_episode(
     path = replayed(unrelated[0], episode.target_c2w[0])
     for name, measures in following_measures(generated, episode, path, preset).items():
         scores[name] = scores.get(name, {}) | measures
+    for name, answer in used.items():
+        scores[name]["context_used"] = float(answer)
     return scores
 
 
@@ -145,7 +158,7 @@ def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
             if metric in measures:
                 values = np.array([line["methods"][method][metric] for line in lines], float)
                 failed = 0
-                if metric in FOLLOWING_UNITS:
+                if metric in FOLLOWING_UNITS and metric != "sd":
                     failed = sum(line["methods"][method]["failed_frames"] for line in lines)
                 rows.append(make_row(method, metric, unit, values, scenes, failed).to_json())
     return rows

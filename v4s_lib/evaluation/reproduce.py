@@ -119,7 +119,7 @@ def episode_sheet(models: Models, preset: Preset, results: dict[str, Any], index
 
 
 def _navigation_strips(models: Models, preset: Preset, split: str, index: int, seed: int) -> list[Strip]:
-    episode, clips, frames = episode_clips(models, preset, split, index, seed)
+    episode, clips, frames, _ = episode_clips(models, preset, split, index, seed, samples=1)
     return [
         Strip("context: frames of the scan, unposed", episode.scan.rgb[frames], "context"),
         Strip("ground truth: the first frame is given", episode.target.rgb, "truth"),

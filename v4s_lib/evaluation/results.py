@@ -17,7 +17,7 @@ from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
 PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
-FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error"]
+FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
 

@@ -34,9 +34,9 @@ def episode_recall(pipeline: Video4SpatialPipeline, preset: Preset, index: int, 
     """``psnr_recall`` in dB of one sample, and of the mean of ``samples``, on one validation room."""
     episode = navigation_episode("validation", index, preset.task)
     latents = preset.task.context_latents
-    clips, used = sample_clips(pipeline, episode.scan.rgb, episode, preset, index, samples, latents)
-    known = episode.known(grouped_frames(used).flatten().unique(), preset.task.camera)
-    truth = episode.target.rgb
+    output = sample_clips(pipeline, episode.scan.rgb, episode, preset, index, samples, latents)
+    known = episode.known(grouped_frames(output.context_index).flatten().unique(), preset.task.camera)
+    clips, truth = output.frames, episode.target.rgb
     return tuple(picture_measures(clip, truth, known)["psnr_recall"] for clip in (clips[0], clips.mean(dim=0)))
 
 

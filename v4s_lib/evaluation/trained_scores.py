@@ -39,7 +39,7 @@ def sample(
     """One clip (F, H, W, 3); a model that was trained without context tokens is never given any."""
     latents = preset.task.context_latents if preset.loss.use_context else 0
     video = episode.scan.rgb if context and latents else None
-    return sample_clips(pipeline, video, episode, preset, seed, 1, latents)[0][0]
+    return sample_clips(pipeline, video, episode, preset, seed, 1, latents).frames[0]
 
 
 def score_picture(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
