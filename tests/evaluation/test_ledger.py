@@ -11,6 +11,8 @@ from v4s_lib.evaluation.ledger import (
     NOT_RUN,
     REPRODUCED,
     UNTESTED,
+    Check,
+    Checked,
     describe,
     evaluate,
     judge_claim,
@@ -100,6 +102,11 @@ def test_a_check_holds_if_it_does_on_every_seed(folder):
     assert judge_claim(claim, 3, folder).verdict == f"{REPRODUCED}, 2 training seeds"
 
 
+def test_a_figure_just_below_its_bar_is_not_rounded_onto_it():
+    entry = Check([Checked("score of ours", 0.497, None, 0.5, True)], True, 1)
+    assert describe(entry) == "score of ours 0.4970 (≥ 0.5: no)"
+
+
 def test_a_seed_that_misses_is_a_miss(folder):
     claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.5)], "command": "x"}
     second_seed(folder, 0.45)
@@ -158,7 +165,7 @@ def test_results_of_other_weights_are_refused(folder):
 def test_a_check_names_what_is_there(folder):
     with pytest.raises(ValueError, match="^expected 'a - b' in the results some, got ours - none"):
         evaluate(check(pair="a - b", at_least=0), folder)
-    with pytest.raises(ValueError, match="^expected speed of ours in the results some, got none"):
+    with pytest.raises(ValueError, match="^expected speed of ours in the results, got none"):
         evaluate(check(method="ours", metric="speed", at_least=0), folder)
 
 

@@ -150,11 +150,11 @@ def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
         what, value = check["pair"] + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = None if end else (gain["low"], gain["high"])
     else:
-        row = _row(found, check["method"], check["metric"], check["results"])
+        row = results.find_row(found, check["method"], check["metric"])
         what, value, interval = f"{check['metric']} of {check['method']}", row["mean"], (row["low"], row["high"])
         if "over" in check or "over_metric" in check:
             method, metric = check.get("over", check["method"]), check.get("over_metric", check["metric"])
-            under = _row(found, method, metric, check["results"])["mean"]
+            under = results.find_row(found, method, metric)["mean"]
             what += f" / {metric if method == check['method'] else method}"
             value, interval = (value / under if under else float("inf") if value else float("nan")), None
     value = float("nan") if value is None else value  # a retention of no gain is none
@@ -198,13 +198,6 @@ def _find(place: dict[str, Any], name: str, file: str) -> Any:
     return place[name]
 
 
-def _row(content: dict[str, Any], method: str, metric: str, name: str) -> dict[str, Any]:
-    rows = {(row["method"], row["metric"]): row for row in content["rows"]}
-    if (method, metric) not in rows:
-        raise ValueError(f"expected {metric} of {method} in the results {name}, got none: run its command again")
-    return rows[method, metric]
-
-
 def ledger_table(entries: list[Entry]) -> str:
     """The ledger in Markdown: a claim a line."""
     lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
@@ -216,15 +209,30 @@ def ledger_table(entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
+def brief_table(entries: list[Entry]) -> str:
+    """The verdicts in Markdown: a claim a line, with the figure of its first check."""
+    lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
+    for entry in entries:
+        claim = entry.claim
+        ours = f"{entry.checks[0].seeds[0].what}: {_figures(entry.checks[0])}" if entry.checks else "–"
+        lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
+    return "\n".join(lines)
+
+
 def describe(check: Check) -> str:
     """One check in words: what, its figure with the interval on each seed, its bar, and whether it holds."""
-    figures = " and ".join(_figure(checked) for checked in check.seeds)
-    return f"{check.seeds[0].what} {figures} ({check.seeds[0].bar}: {'yes' if check.holds else 'no'})"
+    first = check.seeds[0]
+    return f"{first.what} {_figures(check)} ({first.bar}: {'yes' if check.holds else 'no'})"
+
+
+def _figures(check: Check) -> str:
+    return " and ".join(_figure(checked) for checked in check.seeds)
 
 
 def _figure(checked: Checked) -> str:
     interval = "" if checked.interval is None else f" [{checked.interval[0]:.2f}, {checked.interval[1]:.2f}]"
-    return f"{checked.value:.2f}{interval}"
+    near = checked.value != checked.limit and f"{checked.value:.2f}" == f"{checked.limit:.2f}"
+    return f"{checked.value:.{4 if near else 2}f}{interval}"  # rounding must not hide on which side of the bar it is
 
 
 def main() -> int:

@@ -1,37 +1,108 @@
-"""``python -m v4s_lib.evaluation.readme``: put the stored results' tables and pictures into the README."""
+"""``python -m v4s_lib.evaluation.readme``: put the stored results' figures, tables and pictures into the README."""
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from v4s_lib.command import command
-from v4s_lib.evaluation.ledger import ledger_table, read_ledger
+from v4s_lib.evaluation.ledger import brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
-from v4s_lib.evaluation.results import EXPERIMENTS, RESULTS, gains, has_results, load_models, load_results, tables
+from v4s_lib.evaluation.results import (
+    EXPERIMENTS,
+    RESULTS,
+    find_row,
+    gains,
+    has_results,
+    load_models,
+    load_results,
+    markdown_table,
+    seed_results,
+    tables,
+)
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+# What the front tables show; all methods and measures are behind a fold.
+FRONT = {
+    "navigation": (
+        ["ours", "no_context", "first_frame_only", "nearest_true_pose", "splat_sight", "posed", "splat_true_geometry"],
+        ["psnr_recall", "psnr", "ssim", "navigation_accuracy", "rotation_error", "translation_error"],
+    ),
+    "grounding": (
+        ["ours", "no_context", "other_context", "shuffled_instruction", "retrieve", "ground_truth"],
+        ["if_sd02", "if_sd01", "if", "sd", "smooth"],
+    ),
+}
+
+
+def headline() -> str:
+    """The results in three sentences, the shipped weights first, then the other training seeds'."""
+    navigation = [load_results("navigation_small"), *seed_results("navigation_small")]
+    grounding = [load_results("grounding_small"), *seed_results("grounding_small")]
+
+    def figure(results: dict[str, Any], method: str, metric: str, form: str) -> str:
+        return format(find_row(results, method, metric)["mean"], form)
+
+    def seeds(found: list[dict[str, Any]], method: str, metric: str, form: str) -> str:
+        return " and ".join(figure(results, method, metric, form) for results in found)
+
+    rooms = navigation[0]["episodes"]
+    trainings = {1: "one training", 2: "two trainings from different seeds"}[len(navigation)]
+    return (
+        f"In {rooms} test rooms that it has never seen, over the pixels that only the context can tell: "
+        f"**{seeds(navigation, 'ours', 'psnr_recall', '.1f')} dB with its context, "
+        f"{seeds(navigation, 'no_context', 'psnr_recall', '.1f')} dB without** ({trainings}).\n"
+        f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames are within 5° and 25 cm of the "
+        f"instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
+        f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases (the paper: 65%, on a scale of its own)."
+    )
+
+
+def front_table(name: str) -> str:
+    """The main table of an experiment, and behind a fold everything that is stored."""
+    results = load_results(name)
+    task = results["task"]
+    everything = [f"{heading}:\n\n{text}" for heading, text in tables(results).items()]
+    differences = "\n".join(f"- `{pair}`: {gain}" for pair, gain in gains(results).items())
+    measured = f"Paired differences of `{EXPERIMENTS[task].gain}`, n = {results['episodes']}:"
+    return "\n\n".join(
+        [
+            markdown_table(results, *reversed(FRONT[task])),
+            "<details><summary>All methods and measures, and paired differences</summary>",
+            *everything,
+            measured,
+            differences,
+            "</details>",
+        ]
+    )
+
+
+def claims() -> str:
+    """The ledger: a verdict a line, and behind a fold every check."""
+    entries = read_ledger()
+    fold = "<details><summary>Every check, with its figure on each training seed and its bar</summary>"
+    return "\n\n".join([brief_table(entries), fold, ledger_table(entries), "</details>"])
 
 
 def with_tables(text: str) -> str:
-    """``text`` with every table between its markers drawn anew from the stored results it names."""
-
-    def draw(match: re.Match) -> str:
-        results = load_results(match["name"])
-        parts = [f"{heading}:\n\n{text}" for heading, text in tables(results).items()]
-        differences = [f"- `{pair}`: {gain}" for pair, gain in gains(results).items() if not pair.endswith("_mean")]
-        measured = f"Paired differences of `{EXPERIMENTS[results['task']].gain}`, n = {results['episodes']}:"
-        body = "\n\n".join([*parts, measured, "\n".join(differences)])
-        return f"{match['open']}\n{body}\n{match['close']}"
-
-    text = re.sub(
-        r"(<!-- ledger -->)\n.*?(<!-- end of ledger -->)",
-        lambda match: f"{match[1]}\n{ledger_table(read_ledger())}\n{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-    pattern = r"(?P<open><!-- table: (?P<name>\w+) -->)\n.*?(?P<close><!-- end of table -->)"
-    return re.sub(pattern, draw, text, flags=re.DOTALL)
+    """``text`` with everything between its markers drawn anew from the stored results."""
+    blocks: dict[str, Callable[[], str]] = {
+        "headline": headline,
+        "table: navigation_small": lambda: front_table("navigation_small"),
+        "table: grounding_small": lambda: front_table("grounding_small"),
+        "ledger": claims,
+    }
+    for name, draw in blocks.items():
+        opening = f"<!-- {name} -->"
+        pattern = rf"{re.escape(opening)}\n.*?(<!-- end of {name.split(':')[0]} -->)"
+        text, count = re.subn(
+            pattern, lambda match, o=opening, d=draw: f"{o}\n{d()}\n{match[1]}", text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"expected {opening} once in the README, got it {count} times: put the markers back")
+    return text
 
 
 @command("run the same command again")

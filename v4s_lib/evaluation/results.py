@@ -20,6 +20,9 @@ PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
+# What methods know of the context that is not in its pixels: the paper's column "3-D input".
+TOLD = {"posed": "poses", "nearest_true_pose": "poses, depth", "splat_true_geometry": "poses, depth"}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -160,18 +163,35 @@ def load_results(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def markdown_table(results: dict[str, Any], metrics: list[str]) -> str:
-    """The rows as a table, a method a line: mean [95% interval]."""
-    cells: dict[str, dict[str, str]] = {}
+def seed_results(name: str) -> list[dict[str, Any]]:
+    """The committed results of that name of other training seeds than the shipped weights'."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"seed*/{name}.json"))]
+
+
+def find_row(results: dict[str, Any], method: str, metric: str) -> dict[str, Any]:
+    """The row of a method and metric; ``ValueError`` where there is none."""
+    for row in results["rows"]:
+        if (row["method"], row["metric"]) == (method, metric):
+            return row
+    raise ValueError(f"expected {metric} of {method} in the results, got none: run their command again")
+
+
+def markdown_table(results: dict[str, Any], metrics: list[str], methods: list[str] | None = None) -> str:
+    """The rows as a table, a method a line: mean [95% interval]; of all methods or those named, in their order."""
+    cells: dict[str, dict[str, str]] = {method: {} for method in methods or []}
     units = {}
     for row in results["rows"]:
-        if row["metric"] in metrics:
+        if row["metric"] in metrics and (methods is None or row["method"] in methods):
             units[row["metric"]] = row["unit"]
             cells.setdefault(row["method"], {})[row["metric"]] = _cell(row)
-    lines = ["| method | " + " | ".join(f"{m} ({units[m]})" for m in metrics if m in units) + " |"]
-    lines.append("|---" * (1 + sum(m in units for m in metrics)) + "|")
+    names = [metric for metric in metrics if metric in units]
+    told = ["3-D input"] if TOLD.keys() & cells.keys() else []
+    heads = ["method", *told, *(f"{metric} ({units[metric]})" for metric in names)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method, values in cells.items():
-        lines.append(f"| {method} | " + " | ".join(values.get(m, "–") for m in metrics if m in units) + " |")
+        if values:
+            known = [TOLD.get(method, "none")] if told else []
+            lines.append(f"| {' | '.join([method, *known, *(values.get(metric, '–') for metric in names)])} |")
     return "\n".join(lines)
 
 
