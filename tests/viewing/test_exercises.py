@@ -47,8 +47,8 @@ def tokens(preset) -> int:
     return (task.context_latents + task.target_latents) * rows * columns
 
 
-def word(held, count):
-    return "reproduced" if held == count else "reproduced in part" if held else "not reproduced"
+def word(held, count, decided):
+    return "reproduced" if held == count else "reproduced in part" if held and decided else "not reproduced"
 
 
 CASES = [
@@ -65,7 +65,7 @@ CASES = [
     ("check_pooled", (pooled,), (lambda video, truth: 23.0,)),
     ("check_best_of", (best_of,), (lambda passed, samples, k: min(1.0, passed / samples * k),)),
     ("check_overlap", (overlap,), (lambda first, second: float(torch.equal(first, second)),)),
-    ("check_verdict", (word,), (lambda held, count: "reproduced",)),
+    ("check_verdict", (word,), (lambda held, count, decided: "reproduced",)),
     ("check_bar", (lambda low, mean, high, bar: low >= bar,), (lambda low, mean, high, bar: mean >= bar,)),
     ("check_accuracy", (accuracy,), (lambda rotation, translation, failed: (rotation < 5).float().mean(),)),
 ]

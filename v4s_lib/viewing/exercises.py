@@ -128,10 +128,15 @@ def check_overlap(function: Callable[[Tensor, Tensor], float]) -> None:
     _say(not wrong, f"rows and columns 2 to 5 against {wrong[:1]}: the last row and column belong to a box")
 
 
-def check_verdict(function: Callable[[int, int], str]) -> None:
-    """10: the word for how many checks of a claim hold."""
-    known = {(3, 3): "reproduced", (1, 3): "reproduced in part", (0, 3): "not reproduced", (1, 1): "reproduced"}
-    wrong = [f"{held} of {count} is {word!r}" for (held, count), word in known.items() if function(held, count) != word]
+def check_verdict(function: Callable[[int, int, bool], str]) -> None:
+    """10: the word for how many checks of a claim hold, and whether the decisive ones do."""
+    words = ("reproduced", "reproduced in part", "not reproduced", "not reproduced", "reproduced")
+    known = dict(zip([(3, 3, True), (1, 3, True), (0, 3, True), (2, 3, False), (1, 1, True)], words, strict=True))
+    wrong = [
+        f"{held} of {count}, {'all' if decided else 'not all'} decisive ones, is {word!r}"
+        for (held, count, decided), word in known.items()
+        if function(held, count, decided) != word
+    ]
     _say(not wrong, "; ".join(wrong))
 
 
