@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from v4s_lib.data.episodes import flip_axes
+from v4s_lib.data.layouts import turned_box, write_annotation, write_json, write_scannetpp
 from v4s_lib.worlds.cameras import Camera, inverse
 from v4s_lib.worlds.paths import scan_path
 from v4s_lib.worlds.raycast import render
@@ -62,24 +63,8 @@ def write_clip(path: Path, frames: Tensor, rate: int) -> None:
         container.mux(stream.encode(None))
 
 
-def write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 def change_json(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def turned_box(item: object) -> dict:
-    """An oriented box whose axes are the world's in another order, so that its size along them is known exactly."""
-    low, high = torch.tensor(item.box_min), torch.tensor(item.box_max)
-    size = (high - low)[[2, 0, 1]].tolist()
-    return {
-        "centroid": ((low + high) / 2).tolist(),
-        "axesLengths": size,
-        "normalizedAxes": [0, 0, -1, 1, 0, 0, 0, -1, 0],
-    }
 
 
 def intrinsics(camera: Camera, **values: object) -> dict:
@@ -107,32 +92,16 @@ def write_dl3dv(folder: Path, room: Room) -> None:
     write_json(folder / "transforms.json", intrinsics(large) | {"frames": entries(room.c2w, names)})
 
 
-def write_annotation(folder: Path, room: Room) -> None:
-    groups = [
-        {"id": o.instance, "objectId": o.instance, "label": o.label, "segments": [1, 2], "obb": turned_box(o)}
-        for o in room.scenes.objects[0]
-    ]
-    write_json(folder / "scans/segments_anno.json", {"sceneId": folder.name, "segGroups": groups})
-
-
-def write_scannetpp(folder: Path, room: Room) -> None:
-    """The last frame has no aligned pose, as happens where the phone lost its way."""
+def write_iphone(folder: Path, room: Room) -> None:
+    """A newer release than the library's: the video is in Matroska, and entries have more than is read."""
     frames = room.seen()[:, TOP:, LEFT:]
-    write_clip(folder / "iphone/rgb.mkv", torch.cat([frames, frames[-1:]]), rate=60)
-    matrix = [[CAMERA.focal, 0, CAMERA.width / 2 - LEFT], [0, CAMERA.focal, CAMERA.height / 2 - TOP], [0, 0, 1]]
-    poses = {
-        f"frame_{index:06d}": {
-            "timestamp": index / 60,
-            "pose": (torch.eye(4) * 9).tolist(),
-            "intrinsic": matrix,
-            "imu": {},
-            "aligned_pose": pose,
-        }
-        for index, pose in enumerate(room.c2w.tolist())
-    }
-    poses[f"frame_{FRAMES:06d}"] = {"timestamp": FRAMES / 60, "intrinsic": matrix}
-    write_json(folder / "iphone/pose_intrinsic_imu.json", poses)
-    write_annotation(folder, room)
+    video, centre = torch.cat([frames, frames[-1:]]), (CAMERA.width / 2 - LEFT, CAMERA.height / 2 - TOP)
+    write_scannetpp(folder, video, room.c2w, CAMERA.focal, centre, room.scenes.objects[0])
+    (folder / "iphone/rgb.mp4").unlink()
+    write_clip(folder / "iphone/rgb.mkv", video, rate=60)
+    path = folder / "iphone/pose_intrinsic_imu.json"
+    more = {"pose": (torch.eye(4) * 9).tolist(), "imu": {}}
+    change_json(path, **{name: entry | more for name, entry in json.loads(path.read_text()).items()})
 
 
 def fisheye(wide: Tensor, camera: Camera, focal: float, size: int) -> Tensor:
@@ -161,7 +130,7 @@ def write_dslr(folder: Path, room: Room) -> None:
     shared = camera | {"k1": 0.0, "k2": 0.0, "k3": 0.0, "k4": 0.0}
     content = shared | {"frames": [bad | {"is_bad": True}, *frames[1:]], "test_frames": frames[:1]}
     write_json(folder / "dslr/nerfstudio/transforms.json", content)
-    write_annotation(folder, room)
+    write_annotation(folder, room.scenes.objects[0])
 
 
 def write_arkitscenes(folder: Path, room: Room) -> None:
@@ -197,7 +166,7 @@ def write_realestate10k(folder: Path, room: Room) -> None:
 
 
 WRITERS = {
-    "scannetpp": write_scannetpp,
+    "scannetpp": write_iphone,
     "scannetpp-dslr": write_dslr,
     "arkitscenes": write_arkitscenes,
     "dl3dv": write_dl3dv,
