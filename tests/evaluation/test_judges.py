@@ -76,14 +76,18 @@ def test_the_right_room_is_near_and_another_is_far(episode):
 
 
 def test_the_truth_passes_every_judge_and_what_is_not_it_fails(episode):
-    scores = judge_clips(baselines(episode), episode, load_reader(), load_limits(), TASK)
+    scores = judge_clips(
+        baselines(episode, torch.arange(len(episode.scan.rgb))), episode, load_reader(), load_limits(), TASK
+    )
     assert scores["ground_truth"]["if_sd01"] == 1 and scores["ground_truth"]["box"] == 1
     assert scores["ground_truth"]["box_overlap"] > 0.7
     assert scores["start_frame"]["if"] == 0 and scores["start_frame"]["smooth"] == 1
-    cut = largest_change(baselines(episode)["retrieve"][0])
+    cut = largest_change(baselines(episode, torch.arange(len(episode.scan.rgb)))["retrieve"][0])
     for allowed in (0.99 * cut, 1.01 * cut):
         limits = replace(load_limits(), most_change=allowed)
-        found = judge_clips(baselines(episode), episode, load_reader(), limits, TASK)["retrieve"]
+        found = judge_clips(
+            baselines(episode, torch.arange(len(episode.scan.rgb))), episode, load_reader(), limits, TASK
+        )["retrieve"]
         assert found["smooth"] == found["if_sd02"] == (allowed > cut)  # it reads well and is this room: a cut, no path
     assert {"passed", "samples"} <= set(scores["retrieve"])
 

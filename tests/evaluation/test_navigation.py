@@ -1,6 +1,7 @@
 """The navigation experiment end to end at `smoke`: resumable, tied to its weights, checked live."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,30 @@ def test_interrupted_scoring_goes_on_and_never_scores_twice(tmp_path):
     lines = navigation.score_all(score, 4, tmp_path / "episodes.jsonl", progress=False)
     assert asked == [0, 1, 2, 2, 3]
     assert [line["methods"]["ours"]["psnr"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_a_line_that_a_kill_has_torn_is_scored_again(tmp_path):
+    store = tmp_path / "episodes.jsonl"
+    navigation.score_all(lambda index: {"ours": {"psnr": float(index)}}, 3, store, progress=False)
+    store.write_text(store.read_text()[:-20])
+    lines = navigation.score_all(lambda index: {"ours": {"psnr": 10.0 + index}}, 3, store, progress=False)
+    assert [line["methods"]["ours"]["psnr"] for line in lines] == [0, 1, 12]
+    assert [json.loads(line)["episode"] for line in store.read_text().splitlines()] == [0, 1, 2]
+
+
+def test_other_settings_and_another_commit_have_a_store_of_their_own(monkeypatch):
+    smoke = get_preset("smoke")
+    keys = [navigation.store_key(preset, 0) for preset in (smoke, replace(smoke, inference_steps=9))]
+    keys += [navigation.store_key(smoke, 1)]
+    monkeypatch.setattr(navigation, "current_commit", lambda: "another")
+    keys += [navigation.store_key(smoke, 0)]
+    assert len(set(keys)) == 4
+
+
+def test_rooms_draw_contexts_and_noise_of_their_own(scored):
+    models = results.load_models(get_preset("smoke"))
+    frames = [navigation.episode_clips(models, get_preset("smoke"), "test", i, 0, samples=1)[2] for i in range(4)]
+    assert len({tuple(drawn.tolist()) for drawn in frames}) > 1
 
 
 def test_a_perfect_method_and_one_that_is_off_by_a_tenth_score_as_known():

@@ -60,6 +60,12 @@ def test_what_it_keeps_is_the_view_where_there_is_one(painting, inputs):
     torch.testing.assert_close(painted[~there], draft[~there], **CLOSE)
 
 
+def test_a_few_frames_at_a_time_are_painted_as_all_together(painting, inputs):
+    together = painting(**inputs)  # with gradients there is one batch
+    with torch.no_grad():
+        torch.testing.assert_close(painting(**inputs), together.detach(), atol=1e-2, rtol=1e-3)
+
+
 @torch.no_grad()
 def test_a_cached_context_paints_as_an_uncached_one(painting, inputs):
     inputs["words"] = torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)

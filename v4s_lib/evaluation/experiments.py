@@ -7,8 +7,6 @@ arm, from the whole scan.
 """
 
 import argparse
-import hashlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +24,7 @@ from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.data.worlds import world_episode
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.following import following_measures, replayed
-from v4s_lib.evaluation.navigation import OTHER_ROOM, score_all, table
+from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
@@ -40,9 +38,9 @@ METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the
 def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
     """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed."""
     episode = world_episode(arm.world, split, index, preset.task, arm.scan_latents)
-    scan, start = episode.scan.rgb, episode.target.rgb[:1]
+    scan, start, seed = episode.scan.rgb, episode.target.rgb[:1], episode_seed(seed, index)
     if arm.handheld:
-        generator = torch.Generator().manual_seed(seed + index)
+        generator = torch.Generator().manual_seed(seed)
         scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
         start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
     output = pipeline(
@@ -88,7 +86,7 @@ def run_arm(
     """Score an arm; what ``store`` holds of it already is not computed again."""
     models = load_models(preset)
     digest = models_digest(models)
-    asked = hashlib.sha256(json.dumps(asdict(arm)).encode()).hexdigest()[:8]
+    asked = store_key(preset, asdict(arm))
     lines = score_all(
         lambda index: score_arm(models.ours, preset, arm, split, index, seed),
         episodes,

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v4s_lib.data.boxes import mask_box
+from v4s_lib.data.boxes import is_shown, mask_box
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import grounding_instruction, object_name
 from v4s_lib.data.rooms import RoomTask, render_one
+from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, load_limits, read_box, spatial_distance
-from v4s_lib.evaluation.navigation import OTHER_ROOM, Models
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.model.weights import weights_digest
@@ -30,6 +31,7 @@ UNITS = {
     "smooth": "1",
     "box": "1",
     "box_overlap": "1",
+    "object_shown": "1",  # whether the frames drawn as context show the object at all
 }
 
 
@@ -40,8 +42,8 @@ def sample_grounding(
     preset: Preset,
     seed: int,
     samples: int = SAMPLES,
-) -> dict[str, Tensor]:
-    """Clips (N, F, H, W, 3) of every method; ours has ``samples``, the others one."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Clips (N, F, H, W, 3) of every method, ours has ``samples``, the others one; and the frames of our context."""
     instruction = episode.instruction
     shuffled = grounding_instruction(object_name(other_label(episode)))
     wanted = preset.task.context_latents
@@ -52,10 +54,10 @@ def sample_grounding(
         "other_context": (models.ours, other.scan.rgb, instruction, 1, wanted),
         "shuffled_instruction": (models.ours, episode.scan.rgb, shuffled, 1, wanted),
     }
-    clips = {}
+    drawn = {}
     for name, (pipeline, context, words, count, latents) in asked.items():
         if pipeline is not None:
-            clips[name] = pipeline(
+            drawn[name] = pipeline(
                 context,
                 episode.target_frames[:1].expand(count, -1, -1, -1),
                 instruction=words,
@@ -64,14 +66,18 @@ def sample_grounding(
                 num_inference_steps=preset.inference_steps,
                 guidance_scale=preset.guidance_scale,
                 generator=torch.Generator().manual_seed(seed),
-            ).frames
-    return clips
+            )
+    frames = grouped_frames(drawn["ours"].context_index).flatten().unique()
+    return {name: output.frames for name, output in drawn.items()}, frames
 
 
-def baselines(episode: GroundingEpisode) -> dict[str, Tensor]:
-    """Clips (1, F, H, W, 3) of what needs no model: the start frame, a cut to the best context frame, the truth."""
+def baselines(episode: GroundingEpisode, frames: Tensor) -> dict[str, Tensor]:
+    """Clips (1, F, H, W, 3) of what needs no model: the start frame, a cut to the best context frame, the truth.
+
+    ``frames`` are the numbers of the scan's frames that the model was given, too.
+    """
     start, length = episode.target_frames[0], len(episode.target_frames)
-    best = episode.scan.rgb[shown_best(episode)]
+    best = episode.scan.rgb[shown_best(episode, frames)]
     half = length // 2
     cut = torch.cat([start.expand(half, *start.shape), best.expand(length - half, *start.shape)])
     return {
@@ -81,12 +87,12 @@ def baselines(episode: GroundingEpisode) -> dict[str, Tensor]:
     }
 
 
-def shown_best(episode: GroundingEpisode) -> int:
-    """The number of the scan's frame that shows the object best: most of its pixels, weighted towards the middle."""
-    shown = (episode.scan.instance == episode.item.instance).float()
+def shown_best(episode: GroundingEpisode, frames: Tensor) -> int:
+    """That of the scan's ``frames`` which shows the object best: most of its pixels, weighted towards the middle."""
+    shown = (episode.scan.instance[frames] == episode.item.instance).float()
     rows, columns = (torch.linspace(-1, 1, size) for size in shown.shape[1:])
     weight = torch.exp(-2 * (rows[:, None].square() + columns[None].square()))
-    return int((shown * weight).sum(dim=(1, 2)).argmax())
+    return int(frames[(shown * weight).sum(dim=(1, 2)).argmax()])
 
 
 def other_label(episode: GroundingEpisode) -> str:
@@ -118,8 +124,10 @@ def score_grounding(
     """Every measure of every method for one episode; those of ours are means over its samples."""
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
-    clips = sample_grounding(models, episode, other, preset, seed, samples) | baselines(episode)
-    return judge_clips(clips, episode, *shipped_judges(), preset.task)
+    clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples)
+    scores = judge_clips(clips | baselines(episode, frames), episode, *shipped_judges(), preset.task)
+    scores["ours"]["object_shown"] = float(is_shown(episode.scan.instance[frames] == episode.item.instance))
+    return scores
 
 
 def judge_clips(

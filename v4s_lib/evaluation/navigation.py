@@ -3,9 +3,10 @@
 Episodes are scored one at a time and appended to a file, so that an interrupted run goes on where it stopped.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode, navigation_paths
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, posed, repeat_start, true_poses
 from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
@@ -70,7 +72,7 @@ def episode_clips(
     """
     episode = navigation_episode(split, index, preset.task)
     other = navigation_episode(split, index + OTHER_ROOM, preset.task)
-    wanted = preset.task.context_latents
+    wanted, seed = preset.task.context_latents, episode_seed(seed, index)
     forced = make_pipeline(models.ours.transformer, replace(preset, least_shared=0.0))
     asked = {
         "ours": (models.ours, episode.scan.rgb, samples, wanted),
@@ -114,6 +116,17 @@ def with_mean(name: str, samples: Tensor) -> dict[str, Tensor]:
     return {name: samples[0]} | ({f"{name}_mean": samples.mean(dim=0)} if len(samples) > 1 else {})
 
 
+def store_key(preset: Preset, *asked: object) -> str:
+    """A short hash for the name of a store of scored episodes: of the code's commit and of all that they hang on."""
+    facts = [asdict(preset), current_commit(), *asked]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """The seed of an episode's noise and context: every room draws its own, or intervals over rooms miss that part."""
+    return seed * 1_000_003 + index
+
+
 OTHER_ROOM = 1_000_000  # added to an episode's index to name the room whose context it is given as a control
 
 
@@ -137,9 +150,11 @@ def score_episode(
 def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress: bool = True) -> list[dict]:
     """Score episodes 0.., one JSON line each; those that ``store`` holds already are read, not computed again."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    done = {}
-    if store.is_file():
-        done = {line["episode"]: line for line in map(json.loads, store.read_text().splitlines())}
+    text = store.read_text() if store.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
+    if whole != text:
+        store.write_text(whole)
+    done = {line["episode"]: line for line in map(json.loads, whole.splitlines())}
     with store.open("a") as file:
         for index in tqdm(range(episodes), disable=not progress, desc="episodes"):
             if index not in done:

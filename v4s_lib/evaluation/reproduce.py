@@ -17,7 +17,7 @@ from v4s_lib.command import command
 from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.evaluation.grounding import sample_grounding
 from v4s_lib.evaluation.ledger import ledger_table, read_ledger
-from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips, episode_seed
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
     gains,
@@ -132,9 +132,9 @@ def _navigation_strips(models: Models, preset: Preset, split: str, index: int, s
 def _grounding_strips(models: Models, preset: Preset, split: str, index: int, seed: int) -> list[Strip]:
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
-    clips = sample_grounding(models, episode, other, preset, seed)
+    clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples=1)
     return [
-        Strip("context: frames of the scan, unposed", episode.scan.rgb, "context"),
+        Strip("context: frames of the scan, unposed", episode.scan.rgb[frames], "context"),
         Strip(f"ground truth: {episode.item.label}", episode.target_frames, "truth"),
         Strip("ours", clips["ours"][0], "generated"),
         Strip("ours, without context", clips["no_context"][0], "generated"),

@@ -10,7 +10,7 @@ from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
-from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, table
+from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, store_key, table
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -101,7 +101,7 @@ def run_experiment(
     lines = score_all(
         lambda index: experiment.score(models, preset, split, index, seed, samples),
         episodes,
-        store / f"{task}-{preset.name}-{split}-{digest[:12]}-seed{seed}-samples{samples}.jsonl",
+        store / f"{task}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed, samples)}.jsonl",
     )
     return {
         "task": task,

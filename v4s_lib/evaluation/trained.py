@@ -17,7 +17,7 @@ import numpy as np
 
 from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.evaluation.navigation import score_all
+from v4s_lib.evaluation.navigation import score_all, store_key
 from v4s_lib.evaluation.results import RESULTS, save_results
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
@@ -75,7 +75,7 @@ def score_run(
     lines = score_all(
         lambda index: score(pipeline, preset, split, index, seed),
         episodes,
-        store / f"{run.name}-{measure}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
+        store / f"{run.name}-{measure}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed)}.jsonl",
         progress,
     )
     values = {

@@ -16,7 +16,7 @@ from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.experiments import follow
 from v4s_lib.evaluation.grounding import judge_clips, shipped_judges
-from v4s_lib.evaluation.navigation import sample_clips
+from v4s_lib.evaluation.navigation import episode_seed, sample_clips
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.statistics import paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
@@ -45,13 +45,14 @@ def sample(
 def score_picture(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
     """Pictures, on the pixels that the same context latents tell in all arms."""
     episode = navigation_episode(split, index, preset.task)
-    return _pictures(pipeline, preset, episode, {"": episode}, seed)
+    return _pictures(pipeline, preset, episode, {"": episode}, episode_seed(seed, index))
 
 
 def score_handheld(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
     """Pictures in the training's domain, and where scan and start frame come from a phone; the truth is the same."""
     episode = navigation_episode(split, index, preset.task)
-    generator = torch.Generator().manual_seed(seed + index)
+    seed = episode_seed(seed, index)
+    generator = torch.Generator().manual_seed(seed)
     scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
     start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
     phone = replace(episode, scan=replace(episode.scan, rgb=scan), target=replace(episode.target, rgb=start))
@@ -80,7 +81,7 @@ def _pictures(
 def score_following(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
     """Whether the instructed path was followed."""
     episode = navigation_episode(split, index, preset.task)
-    clip = sample(pipeline, preset, episode, True, seed)
+    clip = sample(pipeline, preset, episode, True, episode_seed(seed, index))
     return {"ours": follow(clip, episode, preset, split, index)}
 
 
@@ -99,7 +100,7 @@ def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str,
             num_context_latents=latents,
             num_inference_steps=preset.inference_steps,
             guidance_scale=preset.guidance_scale,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(episode_seed(seed, index)),
         ).frames
     return judge_clips(clips, episode, *shipped_judges(), preset.task)
 

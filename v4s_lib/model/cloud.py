@@ -91,19 +91,20 @@ def view(cloud: Cloud, c2w: Tensor, camera: Camera) -> Tensor:
 
 def _view_one(cloud: Cloud, room: int, c2w: Tensor, camera: Camera) -> Tensor:
     height, width = camera.height, camera.width
-    into = inverse(c2w)
     with torch.autocast(c2w.device.type, enabled=False):
-        local = to_room(cloud.place[room], into)  # F N 3
-    pixel, far = camera.project(local)
-    column, row = pixel.floor().unbind(-1)
+        into = inverse(c2w)
+        local = into[:, :3, :3] @ cloud.place[room].T + into[:, :3, 3:]  # F 3 N: each coordinate in a row
+    x, y, far = local.unbind(1)
+    scale = camera.focal / far.clamp(min=1e-6)
+    column, row = (x * scale + width / 2).floor(), (y * scale + height / 2).floor()
     shown = (far > CLOSEST) & (column >= 0) & (column < width) & (row >= 0) & (row < height) & (cloud.weight[room] > 0)
     frame, point = shown.nonzero(as_tuple=True)
     index = (frame * height + row[shown].long()) * width + column[shown].long()
-    color = cloud.color[room, point].T
+    color = cloud.color[room].T
     brightness = color.mean(dim=0)
-    one = torch.ones_like(brightness)
-    facts = torch.stack([*color, brightness, brightness.square(), cloud.named[room, point], one])
-    facts = torch.cat([facts * (cloud.weight[room, point] * far[shown] ** -NEARER), one[None]])
+    known = torch.stack([*color, brightness, brightness.square(), cloud.named[room], torch.ones_like(brightness)])
+    weight = cloud.weight[room, point] * far[shown] ** -NEARER
+    facts = torch.cat([known[:, point] * weight, torch.ones_like(weight)[None]])
     sums = facts.new_zeros(len(facts), len(c2w) * height * width)
     sums.scatter_add_(1, index.expand(len(facts), -1), facts)
     *means, square, named, total, count = sums

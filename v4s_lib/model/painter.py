@@ -17,6 +17,7 @@ from v4s_lib.model.codec import FRAMES_PER_LATENT, to_latents, to_pixels
 from v4s_lib.worlds.cameras import Camera
 
 WIDTHS = (32, 48, 96)  # of the convolutions
+TOGETHER = 8  # frames painted at a time where nothing is learnt: what a CPU's cache holds
 INPUTS = CHANNELS + 3 + 3 + 2  # the view, the draft, the noisy frame, the noise level, how much of the start is known
 
 
@@ -87,14 +88,19 @@ class Painter(nn.Module):
         constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
         pictures = [value[:, frames] for value in (drafts, given)]
         x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
-        fine = self.fine(x)
-        middle = self.middle(fine)
-        up = nn.functional.interpolate(self.coarse(middle), size=middle.shape[-2:], mode="nearest")
-        middle = self.join_middle(torch.cat([middle, up], dim=1))
-        up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
-        told = self.change(self.join_fine(torch.cat([fine, up], dim=1)))
+        few = len(x) if torch.is_grad_enabled() or x.is_cuda else TOGETHER
+        told = torch.cat([self.paint(part) for part in x.split(few)])
         told = told.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1)).type_as(drafts)
         change, kept = told[..., :3], told[..., 3:] * (seen[..., COUNT, None] > 0)
         painted = drafts.clone()
         painted[:, frames] = pictures[0] + change + kept * (seen[..., :3].type_as(drafts) - pictures[0])
         return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)
+
+    def paint(self, x: Tensor) -> Tensor:
+        """Colours to add and how far the view is kept, (N, 4, H, W), of frames (N, INPUTS, H, W)."""
+        fine = self.fine(x)
+        middle = self.middle(fine)
+        up = nn.functional.interpolate(self.coarse(middle), size=middle.shape[-2:], mode="nearest")
+        middle = self.join_middle(torch.cat([middle, up], dim=1))
+        up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
+        return self.change(self.join_fine(torch.cat([fine, up], dim=1)))

@@ -139,6 +139,9 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             num_context_latents,
             num_inference_steps,
         )
+        model, float32 = self.transformer, torch.float32
+        if model.dtype != float32 and (model.localizer is not None or model.time_adapter is not None):
+            raise ValueError(f"expected float32 for a model that localizes, got {model.dtype}: load it without a dtype")
         # 2. Encode context, start frame and words
         device, dtype = self._execution_device, self.transformer.dtype
         start = encode_frames(self.codec, start_frame[:, None], device)
@@ -150,7 +153,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         if context_video is None or num_context_latents == 0:
             index, context = torch.arange(num_context_latents), None
         else:
-            index = sample_context(length, num_context_latents, generator)
+            # From a copy of the generator: the noise below is the same with a context and without one.
+            index = sample_context(length, num_context_latents, generator.clone_state())
             frames = context_video[: 4 * int(index[-1]) + 1]  # latents know nothing of later frames
             context = encode_frames(self.codec, frames[None], device)[:, :, index]
         self.maybe_free_model_hooks()  # where models are offloaded, the codec leaves, and comes again at the end

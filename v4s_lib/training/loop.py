@@ -211,6 +211,7 @@ class _Run:
             yield model
         finally:
             self.ema.restore(model.parameters())
+            model.train()  # a pipeline around it has turned that off
 
     def validate(self) -> None:
         if self.accelerator.is_main_process:

@@ -20,7 +20,7 @@ from v4s_lib.data.rooms import RoomTask
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.baselines import context_mean
 from v4s_lib.evaluation.following import replayed
-from v4s_lib.evaluation.navigation import score_all, table
+from v4s_lib.evaluation.navigation import score_all, store_key, table
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
 from v4s_lib.evaluation.real.reconstruct import Structure, reconstruct
 from v4s_lib.evaluation.results import markdown_table
@@ -89,8 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rooms", type=int, default=8, help="validation rooms (default: 8)")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored rooms, to go on from")
     args = parser.parse_args(arguments)
-    task = replace(get_preset("small").task, camera=Camera(args.height, args.width))
-    store = args.store / f"sfm_splat-{args.height}x{args.width}.jsonl"
+    preset = get_preset("small")
+    task = replace(preset.task, camera=Camera(args.height, args.width))
+    store = args.store / f"sfm_splat-{args.height}x{args.width}-{store_key(preset)}.jsonl"
     rows = table(score_all(lambda index: score_room("validation", index, task), args.rooms, store), UNITS)
     print(markdown_table({"rows": rows}, ["failure", "registered", "psnr_recall", "psnr", "ssim"]))
 
