@@ -58,6 +58,8 @@ def test_report_is_written_and_figures_that_differ_are_refused(scored, tmp_path,
 def test_the_best_episode_is_the_one_nearest_to_its_room():
     shown = {"task": "grounding", "per_episode": {"ours": [0.5, 0.1, 0.9, 0.3]}}
     assert reproduce.choose_episodes(shown)["best"] == 1
+    shown = {"task": "navigation", "per_episode": {"ours": [20.0, float("nan"), 22.0, None, 21.0]}}
+    assert reproduce.choose_episodes(shown) == {"best": 2, "median": 4, "worst_decile": 0}
 
 
 def test_samples_start_alike_and_differ_from_each_other():

@@ -104,8 +104,9 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
 
 
 def choose_episodes(results: dict[str, Any]) -> dict[str, int]:
-    """By rule: the episodes at which ours is best, median and at the worst decile."""
-    order = np.argsort(results["per_episode"]["ours"])
+    """By rule: the episodes at which ours is best, median and at the worst decile, of those that have a figure."""
+    values = np.array(results["per_episode"]["ours"], float)
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN, and no other, comes last
     if EXPERIMENTS[results["task"]].best == "smallest":
         order = order[::-1]
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst_decile": int(order[len(order) // 10])}

@@ -108,8 +108,10 @@ def train(
         run.begin(resume)
         steps = range(run.step, last)
         bar = tqdm(steps, initial=run.step, total=last, disable=not progress, desc=f"train {preset.name}")
+        stopped = False
         for _ in bar:
-            if interrupt.asked:
+            stopped = run.any_process(interrupt.asked)
+            if stopped:
                 break
             bar.set_postfix(loss=f"{run.train_step():.4f}")
             if run.step % preset.validate_every == 0 or run.step == last:
@@ -117,7 +119,7 @@ def train(
             if run.step % preset.save_every == 0 and run.step != last:
                 run.save()
         run.save()
-    if interrupt.asked:
+    if stopped:
         raise KeyboardInterrupt
     return run.export()
 
@@ -172,6 +174,10 @@ class _Run:
         self.step += 1
         self.log({"loss": value, "gradient_norm": float(norm), "rate": factor})
         return value
+
+    def any_process(self, asked: bool) -> bool:
+        """Whether any process says so: all of them have to stop at the same step."""
+        return bool(self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device)).any())
 
     def locate(self, sample: Sample) -> torch.Tensor:
         """The loss of the steps that teach localizer, sight and finder alone."""

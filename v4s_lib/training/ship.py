@@ -21,7 +21,7 @@ from v4s_lib.data.manifests import MANIFESTS, save_shipped
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import weights_digest
-from v4s_lib.training.checkpoints import latest_checkpoint
+from v4s_lib.training.checkpoints import latest_checkpoint, write_folder
 from v4s_lib.training.presets import get_preset
 
 SHARD = "15MB"  # of a weights file, at most: small enough to be handed on by any channel
@@ -39,17 +39,18 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
     stages = [_stage(folder, hardware) for folder in (*earlier, run)]
     model = ContextVideoTransformer(**preset.model)
     load_average(model, place)
-    folder = MANIFESTS / "weights" / preset.name / variant
-    shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
-    shutil.copy(run / "log.jsonl", folder / "log.jsonl")
     facts = stages[-1]
     if earlier:
         sums = {name: round(sum(stage[name] for stage in stages), 1) for name in ("targets_seen", "minutes")}
         facts = {**facts, **sums, "earlier_stages": stages[:-1]}
-    if SEED.fullmatch(variant):
-        facts = {"compared_sha256": compared_digest(folder), **facts}
-    (folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def write(folder: Path) -> None:
+        model.to(torch.float16).save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
+        shutil.copy(run / "log.jsonl", folder / "log.jsonl")
+        compared = {"compared_sha256": compared_digest(folder)} if SEED.fullmatch(variant) else {}
+        (folder / "run.json").write_text(json.dumps(compared | facts, indent=1) + "\n")
+
+    write_folder(MANIFESTS / "weights" / preset.name / variant, write)
     return write_manifest(preset.name)
 
 
