@@ -93,7 +93,8 @@ SMALL = Preset(
     patch_size=16,
     steps=3600,
     pool_targets=4,
-    validate_every=800,
+    validate_every=400,
+    validation_rooms=8,
 )
 
 SMOKE = Preset(
