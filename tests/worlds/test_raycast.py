@@ -157,3 +157,15 @@ def test_size_of_a_chunk_changes_nothing_and_scenes_do_not_mix():
         torch.testing.assert_close(together.rgb[2 * n : 2 * n + 2], alone.rgb)
         assert torch.equal(together.instance[2 * n : 2 * n + 2], alone.instance)
     assert together.rgb.min() >= 0 and together.rgb.max() <= 1
+
+
+def test_rooms_without_their_empty_slots_look_the_same_to_the_bit():
+    scenes = make_scenes([scene_seed("validation", 3)])
+    few = scenes.without_empty_slots()
+    assert sum(few.kinds) == few.half.shape[1] < sum(SLOTS.values()) and all(few.kinds)
+    c2w = pose(scenes.free_min[:1].repeat(4, 2)[:, :3].clamp(max=1.5), torch.arange(4.0), torch.full((4,), -0.2))
+    room = torch.zeros(4, dtype=torch.long)
+    shown = [render(rooms, room, c2w, Camera(32, 48), samples=3) for rooms in (scenes, few)]
+    for name in ("rgb", "depth", "instance"):
+        assert torch.equal(getattr(shown[0], name), getattr(shown[1], name))
+    assert (shown[1].instance > 5).any()

@@ -42,7 +42,7 @@ class _Level:
 
 FIRST = _Level(16, 48, 3, 8, (0.10, 4.0), 16)  # from the two best directions, of which the better goes on
 COARSE = _Level(16, 48, 3, 8, (0.025, 1.0), 16)
-FINE = _Level(32, 24, 4, 6, (0.02, 0.5), 4)
+FINE = _Level(32, 24, 4, 6, (0.02, 0.5), 8)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class CameraFinder:
                 f"expected one room and frames {COARSE.height} or a multiple of {FINE.height} pixels high, got "
                 f"{len(scenes)} rooms and {camera.height} pixels: make one finder a room, resize the frames"
             )
-        self.scenes, self.camera = scenes, camera
+        self.scenes, self.camera = scenes.without_empty_slots(), camera
         low, high = scenes.free_min[0], scenes.free_max[0]
         middle, extent = (low + high) / 2, ((high - low) / 2).clamp(max=reach)
         steps = torch.linspace(-1, 1, GRID)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.worlds.cameras import Camera
-from v4s_lib.worlds.scenes import SLOTS, TEXELS, Scenes
+from v4s_lib.worlds.scenes import TEXELS, Scenes
 
 AMBIENT = 0.65  # share of the light that comes from everywhere
 FAR = 1e4
@@ -98,7 +98,7 @@ def _hit_primitives(scenes: Scenes, scene_index: Tensor, origin: Tensor, directi
     taper = scenes.taper[scene_index][..., None]
     offset, half = (tensor.transpose(1, 2)[..., None] for tensor in (offset, half))  # (n, 3, P, 1)
     ray = direction.transpose(1, 2).contiguous()[:, :, None]  # (n, 3, 1, R): rays last, where the loops are fast
-    boxes, ellipsoids = SLOTS["box"], SLOTS["box"] + SLOTS["ellipsoid"]
+    boxes, ellipsoids = scenes.kinds[0], scenes.kinds[0] + scenes.kinds[1]
     distances = torch.cat(
         [
             _hit_boxes(offset[:, :, :boxes], half[:, :, :boxes], ray),
@@ -170,7 +170,7 @@ def _primitive_color(scenes: Scenes, scene: Tensor, primitive: Tensor, point: Te
     cap = torch.zeros_like(local)
     cap[..., 2] = local[..., 2].sign()
     frustum = torch.where(local[..., 2:].abs() > 0.999, cap, side)
-    is_box = (primitive < SLOTS["box"])[..., None]
-    is_frustum = (primitive >= SLOTS["box"] + SLOTS["ellipsoid"])[..., None]
+    is_box = (primitive < scenes.kinds[0])[..., None]
+    is_frustum = (primitive >= scenes.kinds[0] + scenes.kinds[1])[..., None]
     normal = torch.where(is_box, box, torch.where(is_frustum, frustum, ellipsoid))
     return scenes.color[scene, primitive], torch.nn.functional.normalize(normal, dim=-1)
