@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.model.tiny_wan import TINY_WAN, tiny_wan
+from tests.model.tiny_wan import TINY_AUTOENCODER, tiny_wan
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.encoding import config_digest, encode_video, latent_shape, load_codec
 from v4s_lib.model.weights import WEIGHTS, weights_digest
@@ -34,7 +34,9 @@ def test_wans_latents_are_the_normalised_mode_of_its_posterior(tmp_path, residua
     pixels = (video().permute(3, 0, 1, 2)[None] / 255) * 2 - 1
     with torch.no_grad():
         mode = stock.encode(pixels).latent_dist.mode()
-    mean, deviation = (torch.tensor(TINY_WAN[key]).view(1, 3, 1, 1, 1) for key in ("latents_mean", "latents_std"))
+    mean, deviation = (
+        torch.tensor(TINY_AUTOENCODER[key]).view(1, 3, 1, 1, 1) for key in ("latents_mean", "latents_std")
+    )
     expected = ((mode - mean) / deviation)[0]
     side = 8 if residual else 4
     assert expected.shape == (3, 3, 32 // side, 48 // side)

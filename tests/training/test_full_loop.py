@@ -187,6 +187,17 @@ def test_bf16_in_shards_is_near_fp32(whole, cache, tmp_path):
     assert losses(tmp_path) != pytest.approx(losses(whole)[:4], rel=1e-5)
 
 
+def _quietly(cache: Path, out: Path) -> None:
+    for stop_at in (1, 2):  # the second time it saves and loads
+        finetune(Job(SCALE, cache, out, **ONE_WAY), stop_at, progress=False)
+
+
+def test_a_process_alone_and_without_a_bar_says_what_is_left_out_and_no_more(cache, tmp_path):
+    started = start(_quietly, (cache, tmp_path / "out"), errors=tmp_path / "errors")
+    assert finish(started) == [0]
+    assert (tmp_path / "errors").read_text() == 2 * "3 scans to draw from; too short: 1, such as short\n"
+
+
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory) -> Path:
     """A WanTransformer3DModel of the scale's sizes, as diffusers saves it."""

@@ -5,35 +5,38 @@ No licence of the real sets allows to pass a scan of theirs on. A scan made here
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from v4s_lib.data.episodes import Episode, EpisodeObject
+from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.video import write_video
 from v4s_lib.worlds.cameras import Camera
-from v4s_lib.worlds.raycast import render
-from v4s_lib.worlds.scenes import SceneObject, make_scenes
+from v4s_lib.worlds.paths import latent_frames, scan_path
+from v4s_lib.worlds.scenes import SceneObject, Scenes, make_scenes
 
 # A phone's shape of picture and about its field of view, in as few pixels as the small models ask for. Our choice.
 PHONE = Camera(48, 64, 75.0)
 RATE = 60  # frames a second of an iPhone's video in ScanNet++
-SAMPLES = 3  # rays a pixel
 
 
-def film_room(episode: Episode, folder: Path) -> None:
-    """Go the way of a generated episode again with ``PHONE``, and leave what it saw as ScanNet++ does.
+def film_room(folder: Path, seed: int, task: RoomTask, latents: int) -> tuple[Scenes, Tensor]:
+    """Walk through the room of a scene seed with ``PHONE``, and leave what it saw as ScanNet++ does.
 
-    One more frame than there are poses is in the video: the phone has lost its way.
+    The walk is that of the task's scans. The video has one frame more than there are poses: the phone has lost its way.
+
+    Returns:
+        The room, and the true poses (F, 4, 4) of the frames of so many latents.
     """
-    if episode.scene_seed is None:
-        raise ValueError("expected an episode of a generated room, got one without its seed: take a shipped one")
-    room = torch.zeros(len(episode.c2w), dtype=torch.long)
-    rgb = render(make_scenes([episode.scene_seed]), room, episode.c2w, PHONE, SAMPLES).rgb
+    scenes = make_scenes([seed])
+    c2w = scan_path(scenes, torch.Generator().manual_seed(seed), latent_frames(latents), task.reach)
+    rgb = render_one(scenes, c2w, replace(task, camera=PHONE)).rgb
     frames = (rgb * 255).round().clamp(0, 255).to(torch.uint8)
     centre = (PHONE.width / 2, PHONE.height / 2)
-    write_scannetpp(folder, torch.cat([frames, frames[-1:]]), episode.c2w, PHONE.focal, centre, episode.objects)
+    write_scannetpp(folder, torch.cat([frames, frames[-1:]]), c2w[0], PHONE.focal, centre, scenes.objects[0])
+    return scenes, c2w[0]
 
 
 def write_scannetpp(
@@ -42,7 +45,7 @@ def write_scannetpp(
     c2w: Tensor,
     focal: float,
     centre: tuple[float, float],
-    objects: Sequence[SceneObject | EpisodeObject],
+    objects: Sequence[SceneObject],
 ) -> None:
     """Write a scan in the layout that ``readers/scannetpp.py`` describes, an iPhone's video with annotated objects.
 
@@ -63,13 +66,13 @@ def write_scannetpp(
     write_annotation(folder, objects)
 
 
-def write_annotation(folder: Path, objects: Sequence[SceneObject | EpisodeObject]) -> None:
+def write_annotation(folder: Path, objects: Sequence[SceneObject]) -> None:
     """Write the objects of a scene as ScanNet++ does, for its videos and its photos alike."""
     groups = [{"label": o.label, "objectId": o.instance, "obb": turned_box(o)} for o in objects]
     write_json(folder / "scans" / "segments_anno.json", {"sceneId": folder.name, "segGroups": groups})
 
 
-def turned_box(item: SceneObject | EpisodeObject) -> dict[str, list[float]]:
+def turned_box(item: SceneObject) -> dict[str, list[float]]:
     """An oriented box whose axes are the world's in another order, so that its size along them is known exactly."""
     low, high = torch.tensor(item.box_min), torch.tensor(item.box_max)
     size = (high - low)[[2, 0, 1]].tolist()

@@ -56,12 +56,13 @@ class Job:
     together: int = 1  # samples that a process computes at once
 
 
-def finetune(job: Job, stop_at: int | None = None) -> Path:
+def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Path:
     """Train; a run that was stopped goes on from its newest checkpoint to the same losses.
 
     Args:
         job: what to train; ``job.out`` gets ``log.jsonl``, checkpoints and, at the end, averaged weights.
         stop_at: stop (and save) after this many steps in all; None trains to the scale's.
+        progress: show a bar, in the first process.
 
     Returns:
         the folder of the averaged (EMA) weights, ``weights/``, or of the averaged adapters, ``adapters/``.
@@ -84,7 +85,8 @@ def finetune(job: Job, stop_at: int | None = None) -> Path:
     with Interrupt() as interrupt:
         run = _Run(job)
         run.begin()
-        bar = tqdm(range(run.step, last), initial=run.step, total=last, disable=not run.first, desc=job.scale.name)
+        steps, hidden = range(run.step, last), not (run.first and progress)
+        bar = tqdm(steps, initial=run.step, total=last, disable=hidden, desc=job.scale.name)
         for _ in bar:
             loss, stopped = run.train_step(interrupt)
             bar.set_postfix(loss=f"{loss:.4f}")

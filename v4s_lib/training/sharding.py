@@ -5,6 +5,7 @@ It shards on GPUs alone; torch's ``fully_shard``, which it calls, is called here
 Checkpoints are torch.distributed.checkpoint's: each process writes its part, and any number of them reads the whole.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from torch.distributed.tensor import DTensor
 
 # A frozen weight is that of the folder it came from: it is in no checkpoint.
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+# What torch warns of where a process is alone, which here is one of the ways to train.
+ALONE = "torch.distributed is disabled, unavailable or uninitialized"
 
 
 def prepare(model: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -78,7 +81,9 @@ def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMAM
     """
     (place,) = broadcast_object_list([folder])
     try:
-        checkpoint.save(_state(model, optimizer, average), checkpoint_id=place)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ALONE)
+            checkpoint.save(_state(model, optimizer, average), checkpoint_id=place)
     except checkpoint.CheckpointException as error:
         reasons = [f"process {rank}: {reason}" for rank, (reason, _) in error.failures.items()]
         raise OSError("; ".join(reasons)) from error
@@ -87,7 +92,9 @@ def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMAM
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMAModel, folder: Path, step: int) -> None:
     """Read what any number of processes has written after ``step`` steps."""
     state = _state(model, optimizer, average)
-    checkpoint.load(state, checkpoint_id=folder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ALONE)
+        checkpoint.load(state, checkpoint_id=folder)
     parts = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
     set_state_dict(model, optimizer, **parts, options=OPTIONS)
     average.optimization_step = step
