@@ -26,6 +26,7 @@ from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.weights import make_pipeline
+from v4s_lib.worlds.cameras import Camera
 
 MEAN_OF = 8  # samples in the rows that average before they are scored
 # Single samples, whose cameras are looked for; a mean follows nothing.
@@ -72,13 +73,27 @@ def episode_clips(
     """
     episode = navigation_episode(split, index, preset.task)
     other = navigation_episode(split, index + OTHER_ROOM, preset.task)
-    wanted, seed = preset.task.context_latents, episode_seed(seed, index)
+    clips, context, used = drawn_clips(models, preset, episode, other.scan.rgb, episode_seed(seed, index), samples)
+    frames = grouped_frames(context).flatten().unique()
+    clips |= plain_clips(episode, frames, preset.task.camera)
+    by_sight = splat_sight(models.ours, episode, context, preset.task.camera)
+    return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames, used
+
+
+def drawn_clips(
+    models: Models, preset: Preset, episode: NavigationEpisode, other: Tensor, seed: int, samples: int
+) -> tuple[dict[str, Tensor], Tensor, dict[str, bool]]:
+    """What the models sample, the context latents that were drawn, and who used a context.
+
+    ``other`` (F, H, W, 3) is another room's scan.
+    """
+    wanted = preset.task.context_latents
     forced = make_pipeline(models.ours.transformer, replace(preset, least_shared=0.0))
     asked = {
         "ours": (models.ours, episode.scan.rgb, samples, wanted),
         "no_context": (models.ours, None, samples, wanted),
-        "other_context": (models.ours, other.scan.rgb, 1, wanted),
-        "other_context_forced": (forced, other.scan.rgb, 1, wanted),
+        "other_context": (models.ours, other, 1, wanted),
+        "other_context_forced": (forced, other, 1, wanted),
         "first_frame_only": (models.first_frame_only, None, samples, 0),
     }
     drawn = {
@@ -86,29 +101,24 @@ def episode_clips(
         for name, (pipeline, video, count, latents) in asked.items()
         if pipeline is not None
     }
-    used = {name: output.context_used for name, output in drawn.items()}
     clips = {key: clip for name, output in drawn.items() for key, clip in with_mean(name, output.frames).items()}
     context = drawn["ours"].context_index
-    frames = grouped_frames(context).flatten().unique()
     path = relative_to_start(episode.target_c2w[None].double()).float()
     with posed(models.ours.transformer, true_poses(episode.scan_c2w, context, episode.target_c2w[0], path)):
         clips["posed"] = sample_clips(forced, episode.scan.rgb, episode, preset, seed, 1, wanted).frames[0]
-    start, scan = episode.target.rgb[0], episode.scan
-    length = len(episode.target_c2w)
-    clips["repeat"] = repeat_start(start, length)
-    clips["context_mean"] = context_mean(start, scan.rgb[frames], length)
-    clips["nearest_true_pose"] = nearest_true_pose(
-        start,
-        scan.rgb[frames],
-        scan.depth[frames],
-        episode.scan_c2w[frames],
-        episode.target.depth,
-        episode.target_c2w,
-        preset.task.camera,
-    )
-    clips["splat_true_geometry"] = splat_true_geometry(episode, frames, preset.task.camera)
-    by_sight = splat_sight(models.ours, episode, context, preset.task.camera)
-    return episode, clips if by_sight is None else {**clips, "splat_sight": by_sight}, frames, used
+    return clips, context, {name: output.context_used for name, output in drawn.items()}
+
+
+def plain_clips(episode: NavigationEpisode, frames: Tensor, camera: Camera) -> dict[str, Tensor]:
+    """The baselines that need no model; ``frames`` are the numbers of those that the context holds."""
+    start, scan, length = episode.target.rgb[0], episode.scan, len(episode.target_c2w)
+    shown = scan.rgb[frames], scan.depth[frames], episode.scan_c2w[frames]
+    return {
+        "repeat": repeat_start(start, length),
+        "context_mean": context_mean(start, shown[0], length),
+        "nearest_true_pose": nearest_true_pose(start, *shown, episode.target.depth, episode.target_c2w, camera),
+        "splat_true_geometry": splat_true_geometry(episode, frames, camera),
+    }
 
 
 def with_mean(name: str, samples: Tensor) -> dict[str, Tensor]:
