@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.model.drawn import randn
-from tests.training.tiny_cache import MODEL
+from tests.training.tiny_cache import MODEL, SCALE
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training.adapters import FILE, adapter_config, add_adapters, load_adapters, save_adapters
+from v4s_lib.training.adapters import FILE, adapter_config, add_adapters, load_adapters, main, save_adapters
+from v4s_lib.training.full import SCALES
 from v4s_lib.training.sharding import trained
 
 INPUTS = {
@@ -64,6 +65,17 @@ def test_merged_weights_give_the_output_of_the_adapters(saved):
     torch.testing.assert_close(output(merged), expected, atol=1e-4, rtol=1e-4)
     merged.save_pretrained(saved / "merged")  # a plain model again, which loads strictly
     assert torch.equal(output(ContextVideoTransformer.from_pretrained(saved / "merged")), output(merged))
+
+
+def test_the_command_writes_a_plain_model(saved, monkeypatch, capsys):
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    base().save_pretrained(saved / "base")
+    asked = [str(saved), "--scale", SCALE.name, "--weights", str(saved / "base"), "--out", str(saved / "merged")]
+    assert main(asked) == 0
+    expected = output(load_adapters(saved, base()).merge_and_unload())
+    assert torch.equal(output(ContextVideoTransformer.from_pretrained(saved / "merged").eval()), expected)
+    assert main(asked) == 2
+    assert "expected a free place for the weights, got the existing" in capsys.readouterr().err
 
 
 def test_adapters_load_strictly(saved):

@@ -20,6 +20,8 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from tests.training.many import finish, run, start
 from tests.training.tiny_cache import SCALE, write_cache
+from v4s_lib.data.files import sha256
+from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.stock import load_stock
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import WEIGHTS
@@ -266,3 +268,22 @@ def test_bad_arguments_end_in_one_sentence(cache, tmp_path, capsys, monkeypatch,
     captured = capsys.readouterr()
     assert captured.out == "" and re.fullmatch(message + "\n", captured.err)
     assert not out.exists()
+
+
+def write_windows(file: Path, *firsts: int) -> Path:
+    """Curated windows of scan "a", with the report that belongs to them."""
+    rest = {"length": 3, "kind": "navigation", "instruction": NAVIGATION, "object": None, "box": None, "scores": {}}
+    file.write_text("".join(json.dumps({"scan": "a", "first": first, **rest}) + "\n" for first in firsts))
+    file.with_suffix(".report.json").write_text(json.dumps({"sha256": sha256(file)}))
+    return file
+
+
+def test_curated_windows_are_what_is_trained_on(cache, whole, tmp_path):
+    """Other targets, other losses; the same file gives the same ones, another is refused when the run goes on."""
+    one = write_windows(tmp_path / "one.jsonl", 0, 13)
+    for out in ("first", "again"):
+        run(finetune, (Job(SCALE, cache, tmp_path / out, windows=one, **ONE_WAY), 2))
+    assert losses(tmp_path / "first") == losses(tmp_path / "again") != losses(whole)[:4]
+    other = write_windows(tmp_path / "other.jsonl", 0)
+    with pytest.raises(ValueError, match="with the same windows, got another"):
+        finetune(Job(SCALE, cache, tmp_path / "first", windows=other, **ONE_WAY))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.tiny_cache import SCALE, write_cache
+from v4s_lib.data.curation_windows import Window as Curated
 from v4s_lib.data.episodes import load_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.encoding import encode_frames, encode_video, load_codec
@@ -155,3 +156,50 @@ def test_a_cache_of_another_kind_is_refused(cache, name):
 def test_what_is_too_short_is_named(cache):
     assert CachedWindows(cache, SCALE, 0).too_short == ["short"]
     assert CachedWindows(cache, replace(SCALE, gap=7), 0).too_short == ["b", "short"]
+
+
+def curated(scan: str, first: int, **changes: object) -> Curated:
+    return Curated(
+        **{
+            "scan": scan,
+            "first": first,
+            "length": 3,
+            "kind": "navigation",
+            "instruction": NAVIGATION,
+            "object": None,
+            "box": None,
+            "scores": {},
+        }
+        | changes
+    )
+
+
+def test_curated_windows_are_the_only_targets(cache):
+    wanted = [curated("a", 2), curated("a", 11), curated("b", 0)]
+    windows = CachedWindows(cache, KEPT, 0, wanted)
+    drawn = [windows.batch(step, [number]) for step in range(15) for number in range(4)]
+    assert {place(cache, window) for window in drawn} == {("a", 2), ("a", 11), ("b", 0)}
+    assert all(torch.equal(window.encoder_hidden_states[0], cache.text(NAVIGATION)) for window in drawn)
+
+
+def test_of_a_scan_beyond_the_range_the_piece_holds_the_curated_window(cache):
+    scale = replace(KEPT, model=SCALE.model | {"rope_max_seq_len": 13})
+    windows = CachedWindows(cache, scale, 0, [curated("a", 13)])
+    for step in range(20):
+        window = windows.batch(step, [0])
+        assert place(cache, window) == ("a", 13)
+        assert max(window.target_time_index.max(), window.context_time_index.max()) <= 12
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        (curated("c", 0), "windows of 3 latents and of scans in .*, got one of 3 of c: curate the scans"),
+        (curated("a", 0, length=5), "windows of 3 latents and of scans in .*, got one of 5 of a: curate the scans"),
+        (curated("a", 0, instruction="look at a lamp"), "a sentence of the cache .*, got 'look at a lamp': encode it"),
+        (curated("short", 0), "curated windows with 5 latents for a context beside them, got none of 1: curate with"),
+    ],
+)
+def test_curated_windows_of_another_cache_or_scale_are_refused(cache, window, message):
+    with pytest.raises(ValueError, match="^expected " + message):
+        CachedWindows(cache, KEPT, 0, [window])

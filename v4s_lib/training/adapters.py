@@ -1,18 +1,27 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) through peft, for a GPU that cannot hold the training of all weights.
 
+``python -m v4s_lib.training.adapters ADAPTERS --scale full --weights BASE --out FOLDER`` puts trained ones into the weights
+that they were trained on: what comes out is a plain transformer's folder, which ``python -m v4s_lib.model`` samples.
+
 The attention's projections and the feed-forward layers are adapted. What a stock checkpoint has not starts at zero and
 is trained as it is: a low-rank change of nothing would be a detour.
 """
 
+import argparse
+import sys
 from pathlib import Path
 
 from peft import LoraConfig, LoraModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from v4s_lib.command import command
 from v4s_lib.model.transformer import NEW_KEYS, ContextVideoTransformer
 from v4s_lib.model.weights import check_keys
+from v4s_lib.training.checkpoints import write_folder
+from v4s_lib.training.full import SCALES, get_scale
 from v4s_lib.training.sharding import trained
+from v4s_lib.training.start import starting_model
 
 ADAPTED = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 FILE = "adapter_model.safetensors"  # peft's name, as that of adapter_config.json
@@ -55,3 +64,23 @@ def load_adapters(folder: Path, model: ContextVideoTransformer) -> LoraModel:
     check_keys(folder, names.keys() - tensors.keys(), tensors.keys() - names.keys())
     model.load_state_dict({names[name]: value for name, value in tensors.items()}, strict=False)
     return adapted
+
+
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.adapters", description=__doc__.splitlines()[0])
+    parser.add_argument("adapters", type=Path, help="folder that v4s_lib.training.finetune --lora has written")
+    parser.add_argument("--scale", default="full", help=f"one of {', '.join(SCALES)} (default: full)")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the transformer they were trained on")
+    parser.add_argument("--context-attention", default="two_way", help="two_way or one_way (default: two_way)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the merged weights")
+    args = parser.parse_args(arguments)
+    if args.out.exists():
+        raise ValueError(f"expected a free place for the weights, got the existing {args.out}: choose another --out")
+    base = starting_model(get_scale(args.scale), args.context_attention, args.weights)
+    merged = load_adapters(args.adapters, base).merge_and_unload()
+    print(write_folder(args.out, merged.save_pretrained))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", default="full", help=f"one of {', '.join(SCALES)} (default: full)")
     parser.add_argument("--cache", type=Path, required=True, help="folder of v4s_lib.training.latents")
     parser.add_argument("--out", type=Path, required=True, help="output folder, which all processes see")
+    parser.add_argument("--windows", type=Path, help="curated targets of v4s_lib.data.curation (default: anywhere)")
     parser.add_argument("--weights", type=Path, help="folder of a saved transformer, Wan's or ours (default: random)")
     parser.add_argument("--context-attention", default="two_way", help="two_way or one_way (default: two_way)")
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank (default: all weights)")
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     scale = get_scale(args.scale)
     scale = scale if args.steps is None else replace(scale, steps=args.steps)
-    asked = (args.weights, args.context_attention, args.lora, args.seed, args.save_every, args.together)
+    asked = (args.weights, args.context_attention, args.lora, args.seed, args.save_every, args.together, args.windows)
     place = finetune(Job(scale, args.cache, args.out, *asked), args.stop_at)
     PartialState().print(place)
 

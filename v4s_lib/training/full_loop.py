@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from v4s_lib.data.curation import load_windows
 from v4s_lib.data.files import sha256
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -54,6 +55,7 @@ class Job:
     seed: int = 0
     save_every: int = 250  # steps
     together: int = 1  # samples that a process computes at once
+    windows: Path | None = None  # curated targets; None draws them wherever they fit
 
 
 def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Path:
@@ -105,7 +107,8 @@ class _Run:
 
     def __init__(self, job: Job) -> None:
         self.job, self.scale = job, job.scale
-        self.windows = CachedWindows(CachedLatents(job.cache), self.scale, job.seed)
+        curated = None if job.windows is None else load_windows(job.windows)
+        self.windows = CachedWindows(CachedLatents(job.cache), self.scale, job.seed, curated)
         self.config = None if job.lora is None else adapter_config(job.lora)
         waiting = InitProcessGroupKwargs(timeout=PATIENCE)
         self.accelerator = Accelerator(mixed_precision=self.scale.mixed_precision, kwargs_handlers=[waiting])
@@ -180,6 +183,7 @@ class _Run:
             "lora": self.job.lora,
             "seed": self.job.seed,
             "cache": sha256(self.job.cache / INDEX),
+            "windows": None if self.job.windows is None else sha256(self.job.windows),
             "weights": self.origin,
         }
 

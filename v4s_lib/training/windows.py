@@ -1,5 +1,6 @@
 """Training samples out of a latent cache: a window of a scan as target, other latents of the scan as context.
 
+Targets are the windows that curation has kept, with their captions, or any place where one fits.
 A sample is a function of seed, step and its number in the batch alone: a run that is resumed sees the same samples, and
 so does one whose batch is shared out over another number of processes.
 
@@ -10,12 +11,13 @@ could not: our choice, for otherwise every place to start would need a whole tar
 no target has a box tail.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from v4s_lib.data import curation_windows
 from v4s_lib.data.windows import sample_context
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.cached import CachedLatents
@@ -49,14 +51,22 @@ class CachedWindows:
         cache: latents, poses where they are known, and text.
         scale: how long target and context are, what is dropped, and the shift of the noise.
         seed: of all that is drawn.
+        curated: the targets to draw from, as ``data.curation.load_windows`` reads them; None draws them anywhere.
 
     Attributes:
         names: the scans that are long enough; ``too_short`` are the others. Every one of ``names`` is drawn alike.
 
-    Raises ``ValueError`` when the cache is of another size, without text, or without a scan that is long enough.
+    Raises ``ValueError`` when the cache is of another size, without text, or without a scan that is long enough, and
+    when curated windows are of another length or scan, or say what it has no text for.
     """
 
-    def __init__(self, cache: CachedLatents, scale: FullScale, seed: int) -> None:
+    def __init__(
+        self,
+        cache: CachedLatents,
+        scale: FullScale,
+        seed: int,
+        curated: Sequence[curation_windows.Window] | None = None,
+    ) -> None:
         self.cache, self.scale, self.seed = cache, scale, seed
         self.latents = 1 + scale.moving_latents
         self.range = scale.model["rope_max_seq_len"]
@@ -79,6 +89,33 @@ class CachedWindows:
                     f"encode the scans with the codec, size and text of scale {scale.name}"
                 )
 
+        self.curated = None if curated is None else self._check(curated)
+
+    def _check(self, curated: Sequence[curation_windows.Window]) -> list[curation_windows.Window]:
+        """The curated windows, with room for a context; refused where they are not of this cache and scale."""
+        for window in curated:
+            if window.scan not in self.cache.names or window.length != self.latents:
+                raise ValueError(
+                    f"expected windows of {self.latents} latents and of scans in {self.cache.folder}, got one of "
+                    f"{window.length} of {window.scan}: curate the scans of this cache with --length {self.latents}"
+                )
+        for sentence in {window.instruction for window in curated}:
+            self.cache.text(sentence)
+        kept = [window for window in curated if self._pieces(window)]
+        if not kept:
+            raise ValueError(
+                f"expected curated windows with {self.scale.context_latents} latents for a context beside them, got "
+                f"none of {len(curated)}: curate with the scale's --gap and --context"
+            )
+        return kept
+
+    def _pieces(self, window: curation_windows.Window) -> list[int]:
+        """The first latents of pieces of a scan that hold a curated window, and enough beside it for a context."""
+        length = self.cache.length(window.scan)
+        piece = min(length, self.range)
+        starts = set(self._starts(piece).tolist())
+        return [first for first in range(length - piece + 1) if window.first - first in starts]
+
     def batch(self, step: int, numbers: Sequence[int]) -> Window:
         """The samples of those numbers in the batch of a step."""
         samples = [self._draw(step, number) for number in numbers]
@@ -100,16 +137,12 @@ class CachedWindows:
         def share() -> Tensor:
             return torch.rand(1, generator=generator)
 
-        scale, name = self.scale, self.names[below(len(self.names))]
-        length = self.cache.length(name)
-        piece = min(length, self.range)  # of a longer scan, what has a time index
-        first, offset = below(length - piece + 1), below(self.range - piece + 1)
-        starts = self._starts(piece)
-        start = int(starts[below(len(starts))])
+        scale = self.scale
+        name, first, start, sentence = self._place(below)
+        piece = min(self.cache.length(name), self.range)
+        offset = below(self.range - piece + 1)
         context = sample_context(piece, scale.context_latents, generator, start, self.latents, scale.gap)
         target = torch.arange(start, start + self.latents)
-        said = self.cache.instructions(name)
-        sentence = said[below(len(said))]
         chance = share()
         lost, told = chance < scale.drop_all, chance >= scale.drop_all + scale.drop_instruction
         sigma = share()
@@ -131,6 +164,22 @@ class CachedWindows:
             scale.shift * sigma / (1 + (scale.shift - 1) * sigma),
             noise,
         )
+
+    def _place(self, below: Callable[[int], int]) -> tuple[str, int, int, str]:
+        """A scan, the first latent of the piece of it that has time indices, a target's start in it, and its caption.
+
+        ``below`` draws a number below the one it is given.
+        """
+        if self.curated is not None:
+            window = self.curated[below(len(self.curated))]
+            pieces = self._pieces(window)
+            first = pieces[below(len(pieces))]
+            return window.scan, first, window.first - first, window.instruction
+        name = self.names[below(len(self.names))]
+        length = self.cache.length(name)
+        piece = min(length, self.range)
+        starts, said = self._starts(piece), self.cache.instructions(name)
+        return name, below(length - piece + 1), int(starts[below(len(starts))]), said[below(len(said))]
 
     def _path(self, name: str, target: Tensor) -> tuple[Tensor, bool]:
         """The path of a target (1, T, 4, 4, 4), and whether it is known; else the camera stands still."""
