@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) through peft, for a GPU that cannot hold the training of all weights.
 
-``python -m v4s_lib.training.adapters ADAPTERS --weights BASE --out FOLDER`` puts trained ones into the weights they were
-trained on: what comes out is a plain transformer's folder, which ``python -m v4s_lib.model`` samples.
+``python -m v4s_lib.training.adapters ADAPTERS --weights BASE --out FOLDER`` puts trained ones into the weights they
+were trained on: what comes out is a plain transformer's folder, which ``python -m v4s_lib.model`` samples.
 
 The attention's projections and the feed-forward layers are adapted. What a stock checkpoint has not starts at zero and
 is trained as it is: a low-rank change of nothing would be a detour.
