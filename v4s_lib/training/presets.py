@@ -93,6 +93,7 @@ SMALL = Preset(
     patch_size=16,
     steps=3400,
     pool_targets=4,
+    ema_decay=0.99,  # of a short run: a longer memory would still hold weights that cannot draw
     validate_every=400,
     validation_rooms=8,
 )
