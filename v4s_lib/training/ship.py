@@ -107,13 +107,15 @@ def write_manifest(preset: str) -> Path:
     """List all files of a preset's weights with sizes and hashes."""
     root = MANIFESTS / "weights" / preset
     ours = root / "ours" / "run.json"
-    seed = json.loads(ours.read_text())["seed"] if ours.is_file() else 0
+    facts = json.loads(ours.read_text()) if ours.is_file() else {"seed": 0}
+    seed, earlier = facts["seed"], len(facts.get("earlier_stages", []))
     files = [path for variant in VARIANTS for path in sorted((root / variant).rglob("*")) if path.is_file()]
     return save_shipped(
         f"weights_{preset}",
         f"Weights of the {preset} preset: ours, and the first-frame-only baseline where it is trained",
         f"python -m v4s_lib.training --preset {preset} --seed {seed}; "
-        f"python -m v4s_lib.training.ship runs/{preset}-seed{seed}",
+        f"python -m v4s_lib.training.ship runs/{preset}-seed{seed}"
+        + (f", after {earlier} earlier stages: see the README beside the weights" if earlier else ""),
         files,
         MANIFESTS,
     )
