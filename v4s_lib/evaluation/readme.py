@@ -49,7 +49,7 @@ def headline() -> str:
         return " and ".join(figure(results, method, metric, form) for results in found)
 
     rooms = navigation[0]["episodes"]
-    trainings = {1: "one training", 2: "two trainings from different seeds"}[len(navigation)]
+    trainings = "one training" if len(navigation) == 1 else f"{len(navigation)} trainings from different seeds"
     return (
         f"In {rooms} test rooms that it has never seen, over the pixels that only the context can tell: "
         f"**{seeds(navigation, 'ours', 'psnr_recall', '.1f')} dB with its context, "
