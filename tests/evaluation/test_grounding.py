@@ -66,7 +66,7 @@ def test_samples_start_alike_and_differ_from_each_other():
     models = results.load_models(SMOKE)
     episode, other = (grounding_episode("test", index, SMOKE.task) for index in (0, 1))
     clips, frames = sample_grounding(models, episode, other, SMOKE, seed=0)
-    assert len(frames) >= 4 * SMOKE.task.context_latents - 3 and frames.max() < len(episode.scan.rgb)  # latent 0 has one
+    assert len(frames) >= 4 * SMOKE.task.context_latents - 3 and frames.max() < len(episode.scan.rgb)
     assert clips["ours"].shape[:2] == (5, len(episode.target_frames))
     torch.testing.assert_close(clips["ours"][:, 0], episode.target_frames[:1].expand(5, -1, -1, -1), atol=1e-5, rtol=0)
     assert (clips["ours"][0] - clips["ours"][1]).abs().max() > 1e-3
