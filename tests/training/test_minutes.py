@@ -38,10 +38,11 @@ def test_an_arm_is_another_preset_that_can_be_trained(name, preset):
 
 def test_arms_change_what_they_say():
     targets = {name: arm(SMALL).contexts * arm(SMALL).task.targets for name, arm in ARMS.items()}
-    other = {"half the batch": 16, "twice the batch": 64}
-    assert targets == {name: other.get(name, 32) for name in ARMS}
+    own = SMALL.contexts * SMALL.task.targets
+    other = {"half the batch": own // 2, "twice the batch": 2 * own}
+    assert targets == {name: other.get(name, own) for name in ARMS}
     own = ARMS["a context for each target"](SMALL)
-    assert (own.contexts, own.task.targets) == (32, 1)
+    assert (own.contexts, own.task.targets) == (16, 1)
     assert own.contexts // own.reuse * own.pool_targets == SMALL.contexts // SMALL.reuse * SMALL.pool_targets
 
 
