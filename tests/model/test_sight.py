@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.model.drawn import randn
+from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.places import place_context
 from v4s_lib.model.sight import CELL, KEY, Seen, Sight
-from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle, translation_distance
+from v4s_lib.worlds.cameras import check_rigid, inverse
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
@@ -23,18 +23,6 @@ SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6)}
 def sight() -> Sight:
     torch.manual_seed(0)
     return Sight(8, (2, 3), 90.0).eval()
-
-
-def disturbed(c2w: torch.Tensor, turn: float, shift: float, seed: int) -> torch.Tensor:
-    """Poses (..., 4, 4) turned about the three axes by normal angles of ``turn`` degrees and moved by ``shift`` m."""
-    axis = randn(*c2w.shape[:-2], 3, seed=seed) * math.radians(turn)
-    generator = torch.zeros(*c2w.shape[:-2], 4, 4)
-    generator[..., 0, 1], generator[..., 0, 2], generator[..., 1, 2] = axis.unbind(-1)
-    generator = generator - generator.transpose(-1, -2)
-    generator[..., :3, 3] = 0
-    moved = torch.linalg.matrix_exp(generator)
-    moved[..., :3, 3] = shift * randn(*c2w.shape[:-2], 3, seed=seed + 1)
-    return c2w @ moved
 
 
 def true_pairs(c2w: torch.Tensor, count: int = 400, seed: int = 5) -> Pairs:
@@ -50,10 +38,6 @@ def true_pairs(c2w: torch.Tensor, count: int = 400, seed: int = 5) -> Pairs:
         for of in (of_one, of_other)
     ]
     return Pairs(*sides, of_one, of_other, torch.ones(rooms, count))
-
-
-def errors(c2w: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    return rotation_angle(c2w, truth).max().item(), translation_distance(c2w, truth).max().item()
 
 
 def test_true_pairs_bring_all_frames_home(make_path):

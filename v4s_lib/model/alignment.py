@@ -94,7 +94,6 @@ def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:
     room = torch.arange(rooms, device=guess.device)[:, None]
     one, other = (room * count + number for number in (pairs.of_one, pairs.of_other))  # frames of all rooms in a row
     precision = _precision(poses, pairs, one, other)
-    prior = torch.tensor([GUESS[0]] * 3 + [GUESS[1]] * 3, device=guess.device) ** -2
     moved = torch.zeros(rooms, count, 6, device=guess.device)
     for _ in range(STEPS):
         matrices = poses.flatten(0, 1)
@@ -113,14 +112,32 @@ def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:
             for second, column in sides:
                 place = row * count + column - room * count
                 normal.index_add_(0, place.flatten(), (pull @ second).flatten(0, 1))
-        normal = normal.unflatten(0, (rooms, count, count))[:, free, free]
-        slope = slope.unflatten(0, (rooms, count))[:, free] + prior * moved[:, free]
-        size = normal.shape[1]
-        system = normal.transpose(2, 3).reshape(rooms, 6 * size, 6 * size) + torch.diag(prior.repeat(size))
-        step = -torch.linalg.solve(system, slope.flatten(1)).unflatten(1, (size, 6))
-        moved[:, free] += step
-        poses[:, free] = _move(poses[:, free], step)
+        change(poses, moved, normal, slope, GUESS, free)
     return poses
+
+
+def change(
+    poses: Tensor, moved: Tensor, normal: Tensor, slope: Tensor, guess: tuple[float, float], free: slice
+) -> None:
+    """One Gauss-Newton step of the ``free`` poses, in place.
+
+    Args:
+        poses: (R, n, 4, 4) rigid c2w.
+        moved: (R, n, 6) by how much they have been turned, radians, and shifted, metres, since the first guess.
+        normal: (R * n * n, 6, 6) the blocks of the normal equations.
+        slope: (R * n, 6) their right side, but for its sign.
+        guess: standard deviations of the first guess: radians, metres.
+        free: which of the n poses move.
+    """
+    rooms, count = poses.shape[:2]
+    prior = torch.tensor([guess[0]] * 3 + [guess[1]] * 3, device=poses.device) ** -2
+    normal = normal.unflatten(0, (rooms, count, count))[:, free, free]
+    slope = slope.unflatten(0, (rooms, count))[:, free] + prior * moved[:, free]
+    size = normal.shape[1]
+    system = normal.transpose(2, 3).reshape(rooms, 6 * size, 6 * size) + torch.diag(prior.repeat(size))
+    step = -torch.linalg.solve(system, slope.flatten(1)).unflatten(1, (size, 6))
+    moved[:, free] += step
+    poses[:, free] = _move(poses[:, free], step)
 
 
 def _carry(c2w: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

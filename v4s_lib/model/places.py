@@ -1,13 +1,16 @@
-"""Context and start frames, placed by what they share with each other; see ``sight`` and ``alignment``."""
+"""Context and start frames, placed by what they share; see ``sight``, ``alignment`` and ``refinement``."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from v4s_lib.model.alignment import Pairs, align, pair_up, points
+from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
+from v4s_lib.model.cloud import fine
+from v4s_lib.model.codec import last_frames
+from v4s_lib.model.refinement import Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
-from v4s_lib.worlds.cameras import inverse, to_room
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 LOOKING = 3  # in training one frame in so many is looked for among all: they are drawn at random, and logits cost most
 
@@ -17,16 +20,19 @@ class PlacedFrames:
     """The last frames of B contexts' P latents."""
 
     seen: Seen  # (B, P, ...)
+    pictures: Pictures
     c2w: Tensor  # (B, P, 4, 4)
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
 
     def repeat(self, batch: int) -> "PlacedFrames":
         """One row a target, for ``batch`` targets."""
 
-        def change(value: Tensor) -> Tensor:
-            return value.repeat_interleave(batch // len(self.c2w), dim=0)
+        times = batch // len(self.c2w)
 
-        return PlacedFrames(self.seen.each(change), change(self.c2w), change(self.blind))
+        def change(value: Tensor) -> Tensor:
+            return value.repeat_interleave(times, dim=0)
+
+        return PlacedFrames(self.seen.each(change), self.pictures.repeat(times), change(self.c2w), change(self.blind))
 
     def points(self, sight: Sight, batch: int) -> Tensor:
         """The points (batch, P * N, 3) that their cells show, in the context's axes."""
@@ -46,6 +52,14 @@ class Compared:
     start_logits: Tensor  # (B*M, N, 1 + P * N)
 
 
+def look_at(sight: Sight, latents: Tensor, seen: Seen) -> tuple[Pictures, Camera]:
+    """The last frames of latents (B, C, P, h, w), with the depths that sight has seen in them."""
+    color = last_frames(latents, sight.patch).float()
+    camera = Camera(*color.shape[2:4], sight.horizontal_fov)
+    depth = fine(seen.log_depth, sight).exp().clamp(*DEPTHS).unflatten(-1, color.shape[2:4])
+    return Pictures(color.permute(0, 1, 4, 2, 3), depth), camera
+
+
 @torch.no_grad()
 def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -> tuple[Tensor, PlacedFrames]:
     """Where context frames stand, in the axes of the last one, which stands at the identity.
@@ -60,30 +74,38 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
         c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
     """
     count, seen = guess.shape[1], sight(latents)
+    pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
         placed = inverse(guess[:, -1:, -1:]) @ guess
         if count > 1:
             others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
             aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], slice(0, count - 1))
+            aligned = refine(aligned, pictures, camera, slice(0, count - 1))
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
-    return placed, PlacedFrames(seen, placed[:, :, -1], blind)
+    return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
 
 
 @torch.no_grad()
-def place_start(sight: Sight, seen: Seen, frames: PlacedFrames, guess: Tensor) -> tuple[Tensor, Tensor]:
+def place_start(
+    sight: Sight, latents: Tensor, seen: Seen, frames: PlacedFrames, guess: Tensor
+) -> tuple[Tensor, Tensor]:
     """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
-    ``seen`` (B*M, 1, ...) is what sight sees in them; ``guess`` (B*M, 1, 4, 4, 4) is a first estimate. The share
-    (B*M,) is 1 for a start frame of which the context shows all, and near 0 for one of another room.
+    ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them, and ``guess``
+    (B*M, 1, 4, 4, 4) a first estimate. The share (B*M,) is 1 for a start frame of which the context shows all, and near
+    0 for one of another room.
     """
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
+    pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(guess.device.type, enabled=False):
         pairs, shown = pair_start(sight, seen, frames)
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
-        start = align(poses, pairs, slice(count, None))[:, -1, None, None].expand_as(guess)
+        poses = align(poses, pairs, slice(count, None))
+        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None))
+        start = poses[:, -1, None, None].expand_as(guess)
     shared = shown.mean(dim=1) * ~frames.blind
     return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
 

@@ -62,7 +62,9 @@ class WayMixin:
         if cache is not None and cache.frames is not None:
             with torch.no_grad():
                 guess = pose_matrix(self.localizer(states[:, :first], 1))
-                start, findings.shared = place_start(self.sight, findings.start_seen, cache.frames, guess)
+                start, findings.shared = place_start(
+                    self.sight, latents[:, :, :1], findings.start_seen, cache.frames, guess
+                )
             # The start's own tokens are left alone: the guess above was made from them, and is taught on them.
             moving = states[:, first:]
             if self.painter is not None:

@@ -1,0 +1,83 @@
+"""Known answers: rendered frames, whose poses are disturbed, go home by their pixels alone."""
+
+import pytest
+import torch
+
+from tests.model.drawn import disturbed, errors
+from v4s_lib.data.rooms import RoomTask, make_rooms
+from v4s_lib.model.refinement import Pictures, blurred, refine
+from v4s_lib.worlds.cameras import Camera, check_rigid
+
+CAMERA = Camera(32, 48)
+FRAMES = 10
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(scope="module")
+def rooms() -> tuple[torch.Tensor, Pictures]:
+    """True poses (2, FRAMES, 4, 4) of the last frames of two rooms' scans, and what they show."""
+    task = RoomTask(CAMERA, scan_latents=(20, 20), pool_latents=FRAMES, reach=0.4)
+    batch = make_rooms([1_000, 1_001], task, 1)
+    color = 2 * batch.scan_frames[:, :, -1].permute(0, 1, 4, 2, 3) - 1
+    return batch.scan_c2w[:, :, -1], Pictures(color, batch.scan_depth)
+
+
+def lost(truth: torch.Tensor, turn: float = 3.0, shift: float = 0.12) -> torch.Tensor:
+    """Poses as matches of cells leave them; the last frame stands where it does stand."""
+    guess = disturbed(truth, turn, shift, seed=7)
+    guess[:, -1] = truth[:, -1]
+    return guess
+
+
+def test_pixels_bring_all_frames_home(rooms):
+    truth, pictures = rooms
+    guess = lost(truth)
+    found = refine(guess, pictures, CAMERA, slice(0, FRAMES - 1))
+    turn, shift = errors(found, truth, "mean")
+    assert turn < errors(guess, truth, "mean")[0] / 2
+    assert shift < errors(guess, truth, "mean")[1] / 2
+    assert torch.equal(found[:, -1], truth[:, -1])
+    check_rigid(found, "poses")
+
+
+def test_one_frame_comes_home_among_others_that_stay(rooms):
+    truth, pictures = rooms
+    guess = truth.clone()
+    guess[:, -1] = disturbed(truth[:, -1], 3.0, 0.12, seed=3)
+    found = refine(guess, pictures, CAMERA, slice(FRAMES - 1, None))
+    assert torch.equal(found[:, :-1], truth[:, :-1])
+    turn, shift = errors(found, truth)
+    assert turn < 1 and shift < 0.05 and errors(guess, truth)[0] > 3
+
+
+def test_rooms_do_not_touch_each_other(rooms):
+    truth, pictures = rooms
+    both = refine(lost(truth), pictures, CAMERA, slice(0, FRAMES - 1))
+    second = Pictures(pictures.color[1:], pictures.depth[1:])
+    alone = refine(lost(truth)[1:], second, CAMERA, slice(0, FRAMES - 1))
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
+
+
+def test_grey_frames_leave_the_guess(rooms):
+    truth, pictures = rooms
+    guess = lost(truth)
+    grey = Pictures(torch.zeros_like(pictures.color), pictures.depth)
+    torch.testing.assert_close(refine(guess, grey, CAMERA, slice(0, FRAMES - 1)), guess, **CLOSE)
+
+
+def test_what_is_hidden_does_not_pull(rooms):
+    """All but the last frame stand behind its walls, far away: none of their pixels is to be seen there."""
+    truth, pictures = rooms
+    guess = lost(truth)
+    guess[:, :-1, 2, 3] += 50
+    torch.testing.assert_close(refine(guess, pictures, CAMERA, slice(FRAMES - 1, None)), guess, **CLOSE)
+
+
+def test_a_blur_keeps_what_is_even_and_spreads_a_point():
+    even = blurred(torch.full((1, 2, 9, 9), 0.7), 1.0)
+    torch.testing.assert_close(even, torch.full((1, 2, 9, 9), 0.7), **CLOSE)
+    point = torch.zeros(1, 1, 9, 9)
+    point[0, 0, 4, 4] = 1
+    spread = blurred(point, 1.0)[0, 0]
+    torch.testing.assert_close(spread.sum(), torch.tensor(1.0), **CLOSE)
+    assert spread[4, 4] == spread.max() and torch.allclose(spread, spread.T) and (spread[0] == 0).all()

@@ -1,0 +1,157 @@
+"""Poses made exact by the pixels themselves: direct image alignment, once places have been matched. Not in the paper.
+
+A cell is some 7 degrees wide, so cells alone tell where a frame stands to a few degrees. A pixel of one frame, put into
+the room by its depth, should have its colour in every other frame that shows it: where it has another, the slope of the
+picture tells which way the poses are off. A few Gauss-Newton steps follow it, first on blurred pictures, whose slopes
+reach farther. Nothing here is learnt; depths stay as sight gave them (letting them move gained nothing, model card).
+Source: direct sparse odometry (Engel et al., arXiv 1607.02565), without its depths and its brightness; the numbers are
+our choice, on validation rooms.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, grid_sample, pad
+
+from v4s_lib.model.alignment import change
+from v4s_lib.model.cloud import CLOSEST
+from v4s_lib.model.sight import CELL
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
+
+BLURS = (1.0, 1.0, 1.0, 0.5, 0.5, 0.5)  # pixels, standard deviation: one Gauss-Newton step each
+DIFFERENT = 0.15  # difference of colours (-1..1) at which a pixel begins to be let go
+GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
+NEIGHBOURS = 5  # frames whose pixels are looked for in a free one: those that show most of it
+STRIDE = 2  # every so many pixels, both ways, one is compared
+BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
+
+
+@dataclass
+class Pictures:
+    """What R rooms' n frames show."""
+
+    color: Tensor  # (R, n, 3, H, W) in -1..1
+    depth: Tensor  # (R, n, H, W) metres along the optical axis
+
+    def join(self, other: "Pictures") -> "Pictures":
+        """The frames of both."""
+        return Pictures(torch.cat([self.color, other.color], dim=1), torch.cat([self.depth, other.depth], dim=1))
+
+    def repeat(self, times: int) -> "Pictures":
+        """Every room so many times in a row."""
+        return Pictures(self.color.repeat_interleave(times, dim=0), self.depth.repeat_interleave(times, dim=0))
+
+
+def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice) -> Tensor:
+    """Poses (R, n, 4, 4) under which frames that show one place agree on its colour.
+
+    Args:
+        guess: (R, n, 4, 4) rigid c2w in axes common to the room, a few pixels off at most.
+        pictures: of those frames.
+        camera: of all of them.
+        free: which frames may move, at least one; the others stay as they are.
+    """
+    poses = guess.clone()
+    rooms, count = poses.shape[:2]
+    one, other = _neighbours(poses, pictures.depth, camera, free)
+    rays = camera.rays(device=poses.device)[::STRIDE, ::STRIDE, 0].flatten(0, 1)
+    depth = pictures.depth.flatten(0, 1)
+    local = depth[one][:, ::STRIDE, ::STRIDE].flatten(1)[..., None] * rays  # E N 3
+    moved = torch.zeros(rooms, count, 6, device=poses.device)
+    blur = None
+    for step in BLURS:
+        if step != blur:
+            blur, color = step, blurred(pictures.color.flatten(0, 1), step)
+            shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
+            own = color[one][..., ::STRIDE, ::STRIDE].flatten(2)  # E 3 N
+        jacobian, apart = _compare(poses.flatten(0, 1)[one], poses.flatten(0, 1)[other], local, own, shown, camera)
+        pull = jacobian.transpose(1, 2) @ jacobian  # E 12 12
+        push = (jacobian.transpose(1, 2) @ apart[..., None])[..., 0]
+        normal = torch.zeros(rooms * count * count, 6, 6, device=poses.device)
+        slope = torch.zeros(rooms * count, 6, device=poses.device)
+        sides = ((slice(0, 6), one), (slice(6, 12), other))
+        for part, row in sides:
+            slope.index_add_(0, row, push[:, part])
+            for second, column in sides:
+                normal.index_add_(0, row * count + column % count, pull[:, part, second])
+        change(poses, moved, normal, slope, GUESS, free)
+    return poses
+
+
+def blurred(pictures: Tensor, deviation: float) -> Tensor:
+    """Pictures (N, C, H, W) under a Gaussian of so many pixels."""
+    reach, channels = math.ceil(2 * deviation), pictures.shape[1]
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=pictures.device) ** 2) / (2 * deviation**2))
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    wide = pad(pictures, [reach] * 4, mode="replicate")
+    return conv2d(conv2d(wide, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
+
+
+def _slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """How pictures (N, C, H, W) change from pixel to pixel, to the right and down."""
+    wide = pad(pictures, [1] * 4, mode="replicate")
+    return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
+
+
+def _neighbours(poses: Tensor, depth: Tensor, camera: Camera, free: slice) -> tuple[Tensor, Tensor]:
+    """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them."""
+    rooms, count = poses.shape[:2]
+    coarse = Camera(camera.height // CELL, camera.width // CELL, camera.horizontal_fov)
+    far = depth[:, :, CELL // 2 :: CELL, CELL // 2 :: CELL].flatten(2)  # R n N
+    into = inverse(poses)[:, None] @ poses[:, free, None]  # R A n 4 4, from a free frame to every other
+    points = far[:, free, :, None] * coarse.rays(device=poses.device).flatten(0, 2)
+    pixel, distance = coarse.project(to_room(points[:, :, None], into))  # R A n N
+    column, row = pixel.floor().long().unbind(-1)
+    inside = (distance > CLOSEST) & (column >= 0) & (column < coarse.width) & (row >= 0) & (row < coarse.height)
+    place = row.clamp(0, coarse.height - 1) * coarse.width + column.clamp(0, coarse.width - 1)
+    met = far[:, None].expand(-1, place.shape[1], -1, -1).gather(3, place)
+    shown = (inside & _in_sight(distance, met)).float().mean(dim=-1)  # R A n
+    frames = torch.arange(count, device=poses.device)
+    shown = shown.masked_fill(frames[free, None] == frames, -1.0)
+    near = shown.topk(min(NEIGHBOURS, count - 1), dim=-1).indices
+    room = count * torch.arange(rooms, device=poses.device)[:, None, None]
+    one, other = ((room + number).flatten() for number in (frames[free, None].expand_as(near), near))
+    return other, one
+
+
+def _compare(
+    one: Tensor, other: Tensor, local: Tensor, own: Tensor, shown: Tensor, camera: Camera
+) -> tuple[Tensor, Tensor]:
+    """How far pixels' colours are from those found in other frames, and what would change it.
+
+    Args:
+        one, other: (E, 4, 4) poses of the pixels' frames and of those that they are looked for in.
+        local: (E, N, 3) the pixels' points in their frames' axes.
+        own: (E, 3, N) their colours.
+        shown: (E, 10, H, W) of the other frames: colours, slopes to the right and down, depth.
+        camera: of all frames.
+
+    Returns:
+        by how much a small turn and shift of the one camera, and of the other, change the differences (E, 3 * N, 12),
+        and the differences (E, 3 * N); both weighted, 0 where a pixel is not to be seen.
+    """
+    turned = to_room(local, one) - one[:, None, :3, 3]
+    away = turned + (one[:, :3, 3] - other[:, :3, 3])[:, None]
+    x, y, far = (away @ other[:, :3, :3]).unbind(-1)
+    far = far.clamp(min=CLOSEST)
+    scale = camera.focal / far
+    right, down = x * scale * 2 / camera.width, y * scale * 2 / camera.height  # -1..1 over the frame
+    met = grid_sample(shown, torch.stack([right, down], dim=-1)[:, None], align_corners=False, padding_mode="border")
+    color, to_right, downwards, depth = met[:, :, 0].split([3, 3, 3, 1], dim=1)
+    apart = color - own
+    seen = (far > CLOSEST) & (right.abs() < 1) & (down.abs() < 1) & _in_sight(far, depth[:, 0])
+    weight = (seen / (1 + apart.square().mean(dim=1) / DIFFERENT**2) / DIFFERENT)[:, None]
+    to_right, downwards = to_right * scale[:, None], downwards * scale[:, None]
+    towards = -(to_right * x[:, None] + downwards * y[:, None]) / far[:, None]
+    by_point = torch.stack([to_right, downwards, towards], dim=-1) @ other[:, None, :3, :3].transpose(-1, -2)
+    turned, away = (value[:, None].expand_as(by_point) for value in (turned, away))
+    cross = torch.linalg.cross
+    jacobian = torch.cat([cross(turned, by_point), by_point, cross(by_point, away), -by_point], dim=-1)
+    return (jacobian * weight[..., None]).flatten(1, 2), (apart * weight).flatten(1)
+
+
+def _in_sight(far: Tensor, depth: Tensor) -> Tensor:
+    """Whether points so far away are what a frame shows there, which has that depth."""
+    return (far > BEFORE * depth) & (far < BEHIND * depth)
