@@ -2,7 +2,7 @@
 
 import torch
 
-from v4s_lib.data.handheld import CRF, PIXELS, SHAKE, drift, handheld, open_shutter, shake
+from v4s_lib.data.handheld import CRF, PIXELS, SHAKE, by_phone, drift, handheld, open_shutter, shake
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.video import through_file
 from v4s_lib.training.presets import SMOKE
@@ -25,6 +25,16 @@ def test_a_room_stays_the_same_room_and_its_video_gets_worse():
     other = navigation_episode("validation", 1, SMOKE.task).scan.rgb
     assert 15 < psnr(frames, episode.scan.rgb) < 30
     assert psnr(frames, episode.scan.rgb) > psnr(other, episode.scan.rgb) + 3
+
+
+def test_the_phone_and_the_targets_noise_are_drawn_apart():
+    """With one seed for both, the sensor's noise would be that of the target's latents."""
+    episode = navigation_episode("validation", 0, SMOKE.task)
+    phone = by_phone(episode, SMOKE.task, 5)
+    assert torch.equal(phone.scan.rgb, handheld(episode.scenes, episode.scan_c2w, SMOKE.task, generator(500_000_005)))
+    assert not torch.equal(phone.scan.rgb, by_phone(episode, SMOKE.task, 6).scan.rgb)
+    assert phone.target.rgb.shape == (1, *episode.target.rgb.shape[1:])
+    assert torch.equal(phone.target_c2w, episode.target_c2w) and torch.equal(phone.scan.depth, episode.scan.depth)
 
 
 def test_drift_is_smooth_and_keeps_its_size():

@@ -122,6 +122,14 @@ def test_results_may_say_how_many_trainings_they_hold(folder):
     assert on_every_seed(check(method="ours", metric="score", at_least=0), folder).trainings == 5
 
 
+def test_no_training_stands_behind_the_ground_truth(folder):
+    results = json.loads((folder / "some.json").read_text())
+    results["rows"].append({"method": "ground_truth", "metric": "score", "mean": 1.0, "low": 0.9, "high": 1.0})
+    (folder / "some.json").write_text(json.dumps(results))
+    claim = {**CLAIM, "checks": [check(method="ground_truth", metric="score", at_least=0.9)], "command": "x"}
+    assert judge_claim(claim, 2, folder).verdict == REPRODUCED
+
+
 def test_a_seed_without_a_training_on_record_is_refused(folder):
     wrong = {"preset": "small", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
     (folder / "seed77").mkdir()

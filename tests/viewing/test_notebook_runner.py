@@ -5,7 +5,18 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from v4s_lib.viewing import notebooks as runner
-from v4s_lib.viewing.notebooks import TABLE, Measured, check_stored, code_hash, main, read_notebook, record, run, strip
+from v4s_lib.viewing.notebooks import (
+    TABLE,
+    Measured,
+    check_stored,
+    code_hash,
+    inputs_hash,
+    main,
+    read_notebook,
+    record,
+    run,
+    strip,
+)
 
 HEAD = f"{TABLE}\n|---|---|---|---|---|---|\n| a goal | nothing | – | – | – | – |"
 WIDGET = """
@@ -122,3 +133,17 @@ def test_command_line_refuses_a_name_that_is_not_there(capsys):
     with pytest.raises(SystemExit):
         main(["99_nothing"])
     assert "expected names of notebooks" in capsys.readouterr().err
+
+
+def test_the_weights_of_other_seeds_do_not_count(monkeypatch, tmp_path):
+    """They are not shipped: a clone has none, and its stamp has to be the same."""
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    weights = tmp_path / "data_manifests" / "weights" / "small"
+    for name in ("ours/diffusion.safetensors", "seed1/run.json"):
+        (weights / name).parent.mkdir(parents=True)
+        (weights / name).write_text("1")
+    before = inputs_hash("small")
+    (weights / "seed1" / "diffusion.safetensors").write_text("2")
+    assert inputs_hash("small") == before
+    (weights / "ours" / "diffusion.safetensors").write_text("2")
+    assert inputs_hash("small") != before

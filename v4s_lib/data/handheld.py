@@ -4,9 +4,12 @@ The hand shakes, a turning camera blurs, exposure and white balance drift, the s
 compressed hard. The room and the truth stay exact. All strengths are our choice.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from v4s_lib.data.navigation import NavigationEpisode
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.video import through_file
 from v4s_lib.worlds.cameras import turning
@@ -18,6 +21,7 @@ OPEN = 0.5  # share of the time between two frames in which the shutter is open
 BLUR_SAMPLES = 3  # moments in it that are rendered
 EXPOSURE, WHITE = 0.12, 0.03  # standard deviations of the logarithm of all colours' and of each colour's gain
 NOISE = 0.02  # standard deviation, of 1
+PHONE_STREAM = 500_000_000  # added to an episode's seed
 CRF, PIXELS = 28, "yuv420p"  # of H.264: a quarter of the colour resolution; 6 and all of it in the kit's own files
 
 
@@ -28,6 +32,17 @@ def handheld(scenes: Scenes, c2w: Tensor, task: RoomTask, generator: torch.Gener
     gain = (EXPOSURE * drift((len(c2w), 1), generator) + WHITE * drift((len(c2w), 3), generator)).exp()
     noisy = rgb * gain[:, None, None] + NOISE * torch.randn(rgb.shape, generator=generator)
     return through_file(noisy.clamp(0, 1), CRF, PIXELS)
+
+
+def by_phone(episode: NavigationEpisode, task: RoomTask, seed: int) -> NavigationEpisode:
+    """The episode with scan and start frame as a phone would show them; the truth stays as it is.
+
+    ``seed`` is the episode's own, of its sampling noise too: the phone's is drawn from another stream.
+    """
+    generator = torch.Generator().manual_seed(PHONE_STREAM + seed)
+    scan = handheld(episode.scenes, episode.scan_c2w, task, generator)
+    start = handheld(episode.scenes, episode.target_c2w[:2], task, generator)[:1]
+    return replace(episode, scan=replace(episode.scan, rgb=scan), target=replace(episode.target, rgb=start))
 
 
 def drift(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

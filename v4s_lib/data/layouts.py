@@ -3,7 +3,6 @@
 No licence of the real sets allows to pass a scan of theirs on. A scan made here has the same files, and a known truth.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from v4s_lib.data import disk
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.video import write_video
 from v4s_lib.worlds.cameras import Camera
@@ -83,4 +83,4 @@ def turned_box(item: SceneObject) -> dict[str, list[float]]:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, and the folder it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    disk.write_json(path, content)

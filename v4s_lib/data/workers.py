@@ -32,15 +32,14 @@ def run_workers(work: Work, job: Any, shares: list[list[str]]) -> None:
     try:
         for process in processes:
             process.start()
-        at_work = processes
+        at_work = list(processes)
         while at_work:
-            connection.wait([process.sentinel for process in at_work])
-            for process in at_work:
-                process.join(timeout=0)
-            ended = [process for process in at_work if process.exitcode not in (None, 0)]
-            if ended:
-                raise failures.get() if not failures.empty() else _ended(ended[0].exitcode)
-            at_work = [process for process in at_work if process.exitcode is None]
+            ready = connection.wait([process.sentinel for process in at_work])
+            for process in [process for process in at_work if process.sentinel in ready]:
+                process.join()  # an exit code is there only a moment after its sentinel
+                if process.exitcode:
+                    raise failures.get() if not failures.empty() else _ended(process.exitcode)
+                at_work.remove(process)
     finally:
         for process in processes:
             if process.pid is not None:

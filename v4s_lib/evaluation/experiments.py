@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.command import command
-from v4s_lib.data.handheld import handheld
+from v4s_lib.data.handheld import by_phone
 from v4s_lib.data.navigation import NavigationEpisode, navigation_paths
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames, sample_context
@@ -38,11 +38,9 @@ METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the
 def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
     """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed."""
     episode = world_episode(arm.world, split, index, preset.task, arm.scan_latents)
-    scan, start, seed = episode.scan.rgb, episode.target.rgb[:1], episode_seed(seed, index)
-    if arm.handheld:
-        generator = torch.Generator().manual_seed(seed)
-        scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
-        start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
+    seed = episode_seed(seed, index)
+    shown = by_phone(episode, preset.task, seed) if arm.handheld else episode
+    scan, start = shown.scan.rgb, shown.target.rgb[:1]
     output = pipeline(
         scan if arm.with_context else None,
         start,

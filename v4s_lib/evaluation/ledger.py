@@ -129,7 +129,8 @@ def on_every_seed(check: dict[str, Any], folder: Path | None = None) -> Check:
     places = [place for place in (folder, *sorted(folder.glob("seed*"))) if _file(check, place).is_file()]
     found = json.loads(_file(check, folder).read_text())
     named = [row["mean"] for row in found.get("rows", []) if row["metric"] == "training_seeds"]
-    trainings = None if "gate" in check else int(named[0]) if named else len(places)
+    untrained = "gate" in check or check.get("method") == "ground_truth"
+    trainings = None if untrained else int(named[0]) if named else len(places)
     return Check([evaluate(check, place) for place in places], check.get("decisive", False), trainings)
 
 

@@ -46,18 +46,23 @@ def headline() -> str:
         return format(find_row(results, method, metric)["mean"], form)
 
     def seeds(found: list[dict[str, Any]], method: str, metric: str, form: str) -> str:
-        return " and ".join(figure(results, method, metric, form) for results in found)
+        return listed([figure(results, method, metric, form) for results in found])
 
-    rooms = navigation[0]["episodes"]
+    rooms = listed([str(results["episodes"]) for results in navigation])
     trainings = "one training" if len(navigation) == 1 else f"{len(navigation)} trainings from different seeds"
     return (
         f"In {rooms} test rooms that it has never seen, over the pixels that only the context can tell: "
         f"**{seeds(navigation, 'ours', 'psnr_recall', '.1f')} dB with its context, "
         f"{seeds(navigation, 'no_context', 'psnr_recall', '.1f')} dB without** ({trainings}).\n"
-        f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames are within 5° and 25 cm of the "
-        f"instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
+        f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
+        f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
         f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases (the paper: 65%, on a scale of its own)."
     )
+
+
+def listed(words: list[str]) -> str:
+    """Words as a sentence lists them: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def front_table(name: str) -> str:

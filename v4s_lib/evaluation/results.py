@@ -22,6 +22,11 @@ GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
 # What methods know of the context that is not in its pixels: the paper's column "3-D input".
 TOLD = {"posed": "poses", "nearest_true_pose": "poses, depth", "splat_true_geometry": "poses, depth"}
+SCALES = (
+    "ground_truth",
+    "turn_only",
+    "shuffled",
+)  # rows that no method stands behind: they show what a measure is worth
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ def markdown_table(results: dict[str, Any], metrics: list[str], methods: list[st
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method, values in cells.items():
         if values:
-            known = [TOLD.get(method, "none")] if told else []
+            known = ["–" if method in SCALES else TOLD.get(method, "none")] if told else []
             lines.append(f"| {' | '.join([method, *known, *(values.get(metric, '–') for metric in names)])} |")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.data.grounding import grounding_episode
-from v4s_lib.data.handheld import handheld
+from v4s_lib.data.handheld import by_phone
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.experiments import follow
@@ -52,10 +52,7 @@ def score_handheld(pipeline: Video4SpatialPipeline, preset: Preset, split: str, 
     """Pictures in the training's domain, and where scan and start frame come from a phone; the truth is the same."""
     episode = navigation_episode(split, index, preset.task)
     seed = episode_seed(seed, index)
-    generator = torch.Generator().manual_seed(seed)
-    scan = handheld(episode.scenes, episode.scan_c2w, preset.task, generator)
-    start = handheld(episode.scenes, episode.target_c2w[:2], preset.task, generator)[:1]
-    phone = replace(episode, scan=replace(episode.scan, rgb=scan), target=replace(episode.target, rgb=start))
+    phone = by_phone(episode, preset.task, seed)
     return _pictures(pipeline, preset, episode, {"": episode, "handheld_": phone}, seed)
 
 

@@ -159,11 +159,11 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             context = encode_frames(self.codec, frames[None], device)[:, :, index]
         self.maybe_free_model_hooks()  # where models are offloaded, the codec leaves, and comes again at the end
         said, unsaid = self._text(instruction, len(start), device)
-        # 3. Draw noise: the target's, and the context of the unconditional branch
+        # 3. Draw noise: the context of the unconditional branch first, the same for any number of targets; and theirs
+        noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device, dtype)
         shape = (*start.shape[:2], latent_count, *start.shape[3:])
         latents = torch.randn(shape, generator=generator).to(device)
         latents[:, :, :1] = start
-        noise = torch.randn((1, *start.shape[1:2], len(index), *start.shape[3:]), generator=generator).to(device, dtype)
         # 4. Prepare both branches: time indices and contexts
         context_index, first = index[None].to(device), length + self.config.gap
         if self.config.contiguous:

@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from v4s_lib.training.ship import SEED
 from v4s_lib.viewing import ROOT
 
 FOLDER = ROOT / "notebooks"
@@ -75,10 +76,14 @@ def code_hash(notebook: NotebookNode) -> str:
 
 
 def inputs_hash(preset: str) -> str:
-    """sha256 of the shipped files that outputs depend on: a preset's weights with their log, and stored results."""
+    """sha256 of the shipped files that outputs depend on: a preset's weights with their log, and stored results.
+
+    The weights of other seeds are not shipped: where they are at hand they do not count.
+    """
     folders = (ROOT / "data_manifests" / "weights" / preset, ROOT / "data_manifests" / "results")
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    return _hash_files(files, hashlib.sha256())
+    kept = [path for path in files if not (SEED.fullmatch(path.parent.name) and ".safetensors" in path.name)]
+    return _hash_files(kept, hashlib.sha256())
 
 
 def _hash_files(files: list[Path], digest) -> str:
