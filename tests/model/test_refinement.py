@@ -50,6 +50,16 @@ def test_one_frame_comes_home_among_others_that_stay(rooms):
     assert turn < 1 and shift < 0.05 and errors(guess, truth)[0] > 3
 
 
+def test_exposure_may_differ(rooms):
+    truth, pictures = rooms
+    gain = torch.linspace(0.8, 1.2, FRAMES)[[3, 0, 8, 5, 1, 9, 2, 7, 4, 6]]
+    darker = Pictures((pictures.color + 1) * gain[:, None, None, None] - 1, pictures.depth)
+    found = refine(lost(truth), darker, CAMERA, slice(0, FRAMES - 1))
+    usual = refine(lost(truth), pictures, CAMERA, slice(0, FRAMES - 1))
+    turn, shift = errors(found, truth, "mean")
+    assert turn < errors(usual, truth, "mean")[0] + 0.3 and shift < errors(usual, truth, "mean")[1] + 0.02
+
+
 def test_rooms_do_not_touch_each_other(rooms):
     truth, pictures = rooms
     both = refine(lost(truth), pictures, CAMERA, slice(0, FRAMES - 1))

@@ -3,9 +3,10 @@
 A cell is some 7 degrees wide, so cells alone tell where a frame stands to a few degrees. A pixel of one frame, put into
 the room by its depth, should have its colour in every other frame that shows it: where it has another, the slope of the
 picture tells which way the poses are off. A few Gauss-Newton steps follow it, first on blurred pictures, whose slopes
-reach farther. Nothing here is learnt; depths stay as sight gave them (letting them move gained nothing, model card).
-Source: direct sparse odometry (Engel et al., arXiv 1607.02565), without its depths and its brightness; the numbers are
-our choice, on validation rooms.
+reach farther. Colours are compared as logarithms, and what all pixels of a pair of frames share is taken out: so the
+exposure may differ. Nothing is learnt; depths stay as sight gave them (letting them move gained nothing, model card).
+Source: direct sparse odometry (Engel et al., arXiv 1607.02565), without its depths; the numbers are our choice, on
+validation rooms.
 """
 
 import math
@@ -21,7 +22,8 @@ from v4s_lib.model.sight import CELL
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 BLURS = (1.0, 1.0, 1.0, 0.5, 0.5, 0.5)  # pixels, standard deviation: one Gauss-Newton step each
-DIFFERENT = 0.15  # difference of colours (-1..1) at which a pixel begins to be let go
+BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
+DIFFERENT = 0.25  # difference of logarithms at which a pixel begins to be let go
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
 NEIGHBOURS = 5  # frames whose pixels are looked for in a free one: those that show most of it
 STRIDE = 2  # every so many pixels, both ways, one is compared
@@ -57,13 +59,13 @@ def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice) -> Te
     rooms, count = poses.shape[:2]
     one, other = _neighbours(poses, pictures.depth, camera, free)
     rays = camera.rays(device=poses.device)[::STRIDE, ::STRIDE, 0].flatten(0, 1)
-    depth = pictures.depth.flatten(0, 1)
+    brightness, depth = (pictures.color.flatten(0, 1) / 2 + 0.5 + BLACK).log(), pictures.depth.flatten(0, 1)
     local = depth[one][:, ::STRIDE, ::STRIDE].flatten(1)[..., None] * rays  # E N 3
     moved = torch.zeros(rooms, count, 6, device=poses.device)
     blur = None
     for step in BLURS:
         if step != blur:
-            blur, color = step, blurred(pictures.color.flatten(0, 1), step)
+            blur, color = step, blurred(brightness, step)
             shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
             own = color[one][..., ::STRIDE, ::STRIDE].flatten(2)  # E 3 N
         jacobian, apart = _compare(poses.flatten(0, 1)[one], poses.flatten(0, 1)[other], local, own, shown, camera)
@@ -124,8 +126,8 @@ def _compare(
     Args:
         one, other: (E, 4, 4) poses of the pixels' frames and of those that they are looked for in.
         local: (E, N, 3) the pixels' points in their frames' axes.
-        own: (E, 3, N) their colours.
-        shown: (E, 10, H, W) of the other frames: colours, slopes to the right and down, depth.
+        own: (E, 3, N) their colours, as logarithms.
+        shown: (E, 10, H, W) of the other frames: colours likewise, their slopes to the right and down, depth.
         camera: of all frames.
 
     Returns:
@@ -142,14 +144,22 @@ def _compare(
     color, to_right, downwards, depth = met[:, :, 0].split([3, 3, 3, 1], dim=1)
     apart = color - own
     seen = (far > CLOSEST) & (right.abs() < 1) & (down.abs() < 1) & _in_sight(far, depth[:, 0])
+    apart = apart - _mean(apart, seen[:, None])
     weight = (seen / (1 + apart.square().mean(dim=1) / DIFFERENT**2) / DIFFERENT)[:, None]
+    apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
     to_right, downwards = to_right * scale[:, None], downwards * scale[:, None]
     towards = -(to_right * x[:, None] + downwards * y[:, None]) / far[:, None]
     by_point = torch.stack([to_right, downwards, towards], dim=-1) @ other[:, None, :3, :3].transpose(-1, -2)
     turned, away = (value[:, None].expand_as(by_point) for value in (turned, away))
     cross = torch.linalg.cross
     jacobian = torch.cat([cross(turned, by_point), by_point, cross(by_point, away), -by_point], dim=-1)
+    jacobian = jacobian - _mean(jacobian.transpose(2, 3), weight[:, :, None] ** 2).transpose(2, 3)
     return (jacobian * weight[..., None]).flatten(1, 2), (apart * weight).flatten(1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted means (..., 1) of values (..., N)."""
+    return (values * weight).sum(dim=-1, keepdim=True) / weight.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def _in_sight(far: Tensor, depth: Tensor) -> Tensor:
