@@ -154,8 +154,10 @@ def constant(pipeline: Video4SpatialPipeline) -> Tensor:
 
 
 def noise_of(pipeline: Video4SpatialPipeline, inputs: dict) -> Tensor:
-    """The noise that the pipeline draws, by drawing as it does: the targets' first, whatever the context."""
-    return torch.randn((2, 192, 3, 2, 3), generator=seeded())
+    """The noise that the pipeline draws, by drawing as it does: the context's first, whatever the targets."""
+    generator = seeded()
+    torch.randn((1, 192, inputs["num_context_latents"], 2, 3), generator=generator)
+    return torch.randn((2, 192, 3, 2, 3), generator=generator)
 
 
 def test_a_model_that_knows_the_answer_arrives_at_it(make, inputs):
@@ -527,6 +529,8 @@ def test_a_planned_path_is_followed_as_if_it_had_been_given(make, inputs, make_p
         head.weight.zero_()
         head.bias.copy_(pose_numbers(c2w).flatten())
     path = torch.cat([c2w[-1:], c2w, c2w])[None].expand(2, -1, -1, -1)  # the start frame is its latent's last
-    planned = pipeline(**inputs | {"camera_path": None}, instruction="a red ball", num_frames=9).frames
+    output = pipeline(**inputs | {"camera_path": None}, instruction="a red ball", num_frames=9)
+    planned = output.frames
+    assert output.camera_path.shape == (2, 3, 4, 4, 4)
     given = pipeline(**inputs | {"camera_path": path}, instruction="a red ball").frames
     torch.testing.assert_close(planned, given, atol=1e-4, rtol=0)

@@ -10,7 +10,7 @@ from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
-from v4s_lib.model.places import place_context
+from v4s_lib.model.places import place_context, place_start
 from v4s_lib.model.sight import CELL, KEY, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse
 
@@ -122,6 +122,20 @@ def test_noise_is_not_looked_at(sight, make_path):
     assert torch.equal(frames.c2w, placed[:, :, -1])
     inner = (inverse(p) @ p[:, :, :1] for p in (placed, guess))  # within a latent frames move together
     torch.testing.assert_close(*inner, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_where_poses_are_told_nothing_is_worked_out(sight, make_path):
+    guess, told = make_path(2, 12).unflatten(1, (3, 4)), make_path(2, 12, seed=1).unflatten(1, (3, 4))
+    latents, blind = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), torch.tensor([True, False])
+    placed, frames = place_context(sight, latents, guess, blind, told)
+    assert torch.equal(placed, told) and torch.equal(frames.c2w, told[:, :, -1])
+    start, known = latents[:, :, :1], make_path(2, 1, seed=2)[:, None].expand(-1, -1, 4, -1, -1)
+    seen = sight(start)
+    stands, shared = place_start(sight, start, seen, frames, guess[:, :1], known)
+    assert torch.equal(stands, known) and shared[0] == 0 and shared[1] > 0
+    _, as_found = place_start(sight, start, seen, frames, guess[:, :1])
+    assert torch.equal(shared, as_found)  # how much a context shows is not told
 
 
 @torch.no_grad()

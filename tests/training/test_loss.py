@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.localizer import Told, pose_numbers
 from v4s_lib.model.text import PADDING
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loss import LossConfig, Sample, flow_matching_loss
@@ -235,7 +235,7 @@ def test_true_poses_reach_the_later_blocks_and_the_localizer_is_judged_by_its_ow
     expected = (context - pose_numbers(sample.context_poses)).square().mean()
     expected += (target[:, 0] - pose_numbers(sample.start_pose)[:, None]).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert not model.localizer.told_context._forward_hooks and not model.localizer.told_target._forward_hooks
+    assert model.localizer.told == Told()
 
 
 def test_the_same_generator_gives_the_same_loss():

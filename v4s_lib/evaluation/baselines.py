@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.data.windows import grouped_frames
+from v4s_lib.model.localizer import Told
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loss import teacher_forcing
 from v4s_lib.worlds.cameras import Camera, inverse
@@ -71,6 +72,6 @@ def true_poses(scan_c2w: Tensor, context_index: Tensor, start: Tensor, path: Ten
 def posed(model: ContextVideoTransformer, poses: tuple[Tensor, Tensor]) -> AbstractContextManager:
     """For as long as it lasts, the model's later blocks are told ``true_poses`` in place of what it has worked out.
 
-    No legal input: it shows what better localizing could gain. The model has no argument for poses; hooks put them in.
+    No legal input: it shows what better localizing could gain. The model has no argument for poses.
     """
-    return teacher_forcing(model, *poses, torch.ones(1, dtype=torch.bool))
+    return teacher_forcing(model, Told(*poses))

@@ -7,6 +7,8 @@ is planning where to go. The head is taught with true poses in training; at samp
 Source: our choice, after prototypes in which localising was the bottleneck.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,16 @@ TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell h
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
 
+@dataclass
+class Told:
+    """What the later blocks are told from outside: where frames truly stand, or else which way some of them go."""
+
+    context: Tensor | None = None  # (B, P, 4, 4, 4), in the axes of the last context frame
+    target: Tensor | None = None  # (B*M, T, 4, 4, 4), likewise
+    path: Tensor | None = None  # (B*M, T, 4, 4, 4), relative to the start frame
+    led: Tensor | None = None  # (B*M,) whose planned way this replaces
+
+
 class Localizer(nn.Module):
     """Poses from tokens, and one zero-initialised adapter of the poses' rays for each later block."""
 
@@ -27,8 +39,7 @@ class Localizer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(tokens * dim, 2 * dim)
         self.pose = nn.Linear(2 * dim, FRAMES * 9)
-        # The poses on their way to the later blocks; training may swap in true ones here.
-        self.told_context, self.told_target = nn.Identity(), nn.Identity()
+        self.told = Told()
         self.carry = zero_linear(dim, dim)
         self.adapter = nn.ModuleList(zero_linear(POSE_FEATURES["ray_map"], dim) for _ in range(later_blocks))
 
@@ -37,6 +48,16 @@ class Localizer(nn.Module):
         tokens = self.norm(states.unflatten(1, (latents, -1))).flatten(2)
         numbers = self.pose(nn.functional.gelu(self.hidden(tokens)))
         return numbers.float().unflatten(-1, (FRAMES, 3, 3))
+
+    def way(self, planned: Tensor) -> Tensor:
+        """The way (B*M, T, 4, 4, 4) that the later blocks are told, for one that was planned."""
+        if self.told.target is not None:
+            return self.told.target.expand_as(planned)
+        if self.told.path is None:
+            return planned
+        with torch.autocast(planned.device.type, enabled=False):
+            followed = planned[:, :1, -1:] @ self.told.path
+        return torch.where(self.told.led[:, None, None, None, None], followed, planned)
 
     def draw_from(self, embedded: Tensor, states: Tensor) -> Tensor:
         """Tokens for the later blocks: the pixels afresh, and what the blocks before found out about them.

@@ -34,6 +34,7 @@ class Video4SpatialOutput(BaseOutput):
     frames: Tensor  # (M, F, H, W, 3) in 0..1, the start frame first
     context_index: Tensor  # (P,) which latents of the context video were drawn
     context_used: bool = True  # False: none was given, or it shows none of the start frames and was put aside
+    camera_path: Tensor | None = None  # (M, T, 4, 4, 4) c2w relative to the start frame: as asked for, or as planned
 
 
 def to_velocity(output: Tensor, noisy: Tensor, sigma: float, prediction_type: str) -> Tensor:
@@ -178,7 +179,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             kept = {name: value for name, value in conditional.items() if name.startswith("context")}
             unconditional = (self._branch(noise, context_index, True) if guide_context else kept) | unsaid
         if path is None and self.transformer.localizer is not None:
-            conditional["camera_path"] = self.plan(latents.to(dtype), target_index, conditional)
+            path = conditional["camera_path"] = self.plan(latents.to(dtype), target_index, conditional)
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
@@ -200,7 +201,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         del conditional, unconditional  # at full scale the caches of a one-way context are gigabytes
         frames = decode_latents(self.codec, latents).cpu()
         self.maybe_free_model_hooks()
-        return Video4SpatialOutput(frames, index, context is not None)
+        return Video4SpatialOutput(frames, index, context is not None, None if path is None else path.float().cpu())
 
     def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> Tensor:
         """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.

@@ -8,7 +8,7 @@ from torch import Tensor
 from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
 from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames
-from v4s_lib.model.refinement import Pictures, refine
+from v4s_lib.model.refinement import BLURS, QUICK, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
@@ -61,7 +61,9 @@ def look_at(sight: Sight, latents: Tensor, seen: Seen) -> tuple[Pictures, Camera
 
 
 @torch.no_grad()
-def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -> tuple[Tensor, PlacedFrames]:
+def place_context(
+    sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor, told: Tensor | None = None, quick: bool = False
+) -> tuple[Tensor, PlacedFrames]:
     """Where context frames stand, in the axes of the last one, which stands at the identity.
 
     Args:
@@ -69,18 +71,22 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
         latents: (B, C, P, h, w).
         guess: (B, P, 4, 4, 4) c2w.
         blind: (B,) which contexts are noise: those stay as guessed.
+        told: c2w likewise, in training, where nothing is to be worked out.
+        quick: refine in a few steps, as is enough for training.
 
     Returns:
         c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
     """
     count, seen = guess.shape[1], sight(latents)
     pictures, camera = look_at(sight, latents, seen)
+    if told is not None:
+        return told, PlacedFrames(seen, pictures, told[:, :, -1], blind)
     with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
         placed = inverse(guess[:, -1:, -1:]) @ guess
         if count > 1:
             others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
             aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], slice(0, count - 1))
-            aligned = refine(aligned, pictures, camera, slice(0, count - 1))
+            aligned = refine(aligned, pictures, camera, slice(0, count - 1), QUICK if quick else BLURS)
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
@@ -88,25 +94,34 @@ def place_context(sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor) -
 
 @torch.no_grad()
 def place_start(
-    sight: Sight, latents: Tensor, seen: Seen, frames: PlacedFrames, guess: Tensor
+    sight: Sight,
+    latents: Tensor,
+    seen: Seen,
+    frames: PlacedFrames,
+    guess: Tensor,
+    told: Tensor | None = None,
+    quick: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
     ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them, and ``guess``
-    (B*M, 1, 4, 4, 4) a first estimate. The share (B*M,) is 1 for a start frame of which the context shows all, and near
-    0 for one of another room.
+    (B*M, 1, 4, 4, 4) a first estimate; ``told`` and ``quick`` are as in ``place_context``. The share (B*M,) is 1 for a
+    start frame of which the context shows all, and near 0 for one of another room.
     """
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
     pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(guess.device.type, enabled=False):
         pairs, shown = pair_start(sight, seen, frames)
+        shared = shown.mean(dim=1) * ~frames.blind
+        if told is not None:
+            return told, shared
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
         poses = align(poses, pairs, slice(count, None))
-        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None))
+        blurs = QUICK if quick else BLURS
+        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), blurs)
         start = poses[:, -1, None, None].expand_as(guess)
-    shared = shown.mean(dim=1) * ~frames.blind
     return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
 
 

@@ -18,10 +18,10 @@ class WayMixin:
 
     def _place_context(self, latents: Tensor, guess: Tensor, blind: Tensor, cache: ContextCache) -> Tensor:
         """Poses (B, T, 4, 4, 4) of a context's frames, from the localizer's; what sight saw goes into the cache."""
-        placed = guess
+        told = self.localizer.told.context
+        placed = guess if told is None else told
         if self.sight is not None:
-            placed, cache.frames = place_context(self.sight, latents, guess, blind)
-        placed = self.localizer.told_context(placed)
+            placed, cache.frames = place_context(self.sight, latents, guess, blind, told, quick=self.training)
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed
@@ -62,8 +62,11 @@ class WayMixin:
         if cache is not None and cache.frames is not None:
             with torch.no_grad():
                 guess = pose_matrix(self.localizer(states[:, :first], 1))
+                frames, seen = cache.frames, findings.start_seen
+                told = self.localizer.told.target
+                told = None if told is None else told[:, :1].expand_as(guess)
                 start, findings.shared = place_start(
-                    self.sight, latents[:, :, :1], findings.start_seen, cache.frames, guess
+                    self.sight, latents[:, :, :1], seen, frames, guess, told, quick=self.training
                 )
             # The start's own tokens are left alone: the guess above was made from them, and is taught on them.
             moving = states[:, first:]
@@ -82,7 +85,7 @@ class WayMixin:
             sure = 1 - found.softmax(dim=1)[:, 0]
             sure = sure * ~cache.frames.blind.repeat_interleave(len(sure) // len(cache.frames.blind))
             placed = aim(placed, named_place(found, points), sure)
-        findings.target_poses = self.localizer.told_target(placed)
+        findings.target_poses = self.localizer.way(placed)
         return states
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.codec import FRAMES_PER_LATENT, to_pixels
-from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.localizer import Told, pose_numbers
 from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
 from v4s_lib.training.consistency import consistency_loss
@@ -73,48 +73,20 @@ def _part(model, name: str):
 
 
 @contextlib.contextmanager
-def teacher_forcing(
-    model,
-    context_poses: Tensor,
-    target_poses: Tensor,
-    known: Tensor,
-    path: Tensor | None = None,
-    led: Tensor | None = None,
-) -> Iterator[None]:
-    """Where ``known`` (S,), the blocks after the localizer are told true poses in place of its own.
+def teacher_forcing(model, told: Told) -> Iterator[None]:
+    """For as long as it lasts, the blocks after the localizer are told poses in place of its own.
 
-    Where ``led`` (S*M,), they are told the true ``path`` (S*M, T, 4, 4, 4), relative to the start frame, in place of a
-    planned one: drawing is learnt along the path that the clip takes, while planning is still learnt beside it.
-    It acts from outside, in training: the model itself has no argument for context poses.
+    It still predicts, and can be taught. This acts from outside: the model has no argument for context poses.
     """
     localizer = _part(model, "localizer")
     if localizer is None:
         yield
         return
-
-    def told(truth: Tensor, predicted: Tensor) -> Tensor:
-        mask = known.repeat_interleave(len(predicted) // len(known))[:, None, None, None, None]
-        return torch.where(mask, truth, predicted)
-
-    def told_context(module, arguments, predicted: Tensor) -> Tensor:
-        return told(context_poses, predicted)
-
-    def told_target(module, arguments, predicted: Tensor) -> Tensor:
-        poses = told(target_poses, predicted)
-        if led is None:
-            return poses
-        with torch.autocast(poses.device.type, enabled=False):
-            return torch.where(led[:, None, None, None, None], poses[:, :1, -1:] @ path, poses)
-
-    handles = [
-        localizer.told_context.register_forward_hook(told_context),
-        localizer.told_target.register_forward_hook(told_target),
-    ]
+    localizer.told = told
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        localizer.told = Told()
 
 
 def localization_loss(
@@ -174,8 +146,8 @@ def flow_matching_loss(
 ) -> Tensor:
     """Mean weighted squared error of the predicted clean latents, over the noisy latents.
 
-    Noise is drawn on the CPU in float32 and moved, so that every device sees the same. In a share ``true_poses`` of
-    the contexts the blocks after the localizer are given true poses in place of predicted ones.
+    Noise is drawn on the CPU in float32 and moved, so that every device sees the same. With the chance
+    ``true_poses`` nothing is worked out, and the blocks after the localizer are told true poses.
     """
     target, context = sample.target_latents, sample.context_latents
     count, device, moving = len(target), target.device, FRAMES_PER_LATENT * (target.shape[2] - 1)
@@ -208,11 +180,14 @@ def flow_matching_loss(
     # A path is planned before the first step, so from noise alone: with less of it, the clip would give the path away.
     sigma = torch.where(plans, torch.ones_like(sigma), sigma)[:, None, None, None, None]
     noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
-    told = uniform(len(context)) < true_poses
+    truth = uniform(1).item() < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
-    poses = sample.context_poses, sample.target_poses(no_context)
+    # Drawing is learnt along the path that the clip takes, while planning one is still learnt beside it.
+    told = Told(path=sample.camera_path, led=no_path & ~dropped)
+    if truth:
+        told = Told(sample.context_poses, sample.target_poses(no_context))
     painted = torch.randperm(moving, generator=generator)[: config.paint_frames].tolist()
-    with teacher_forcing(model, *poses, told, sample.camera_path, no_path & ~dropped):
+    with teacher_forcing(model, told):
         output, findings = model(
             noisy,
             1000 * sigma.flatten(),

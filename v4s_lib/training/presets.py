@@ -22,7 +22,7 @@ class Preset:
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
     locate_steps: int  # first of the steps, that teach localizer, sight and finder alone: where before what
-    true_poses_until: float  # share of the other steps over which true poses in place of predicted ones fade out
+    true_poses_until: float  # share of the other steps over which those fade out that are told true poses
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
     steps: int  # optimizer steps
@@ -88,7 +88,7 @@ SMALL = Preset(
     first_spread=5.0,
     ramp_steps=1000,
     locate_steps=2000,
-    true_poses_until=0.3,
+    true_poses_until=1.0,  # such a step takes half as long, and what is worked out is nearly as good
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
     steps=3800,
