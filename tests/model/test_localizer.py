@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.model.drawn import randn
-from v4s_lib.model.localizer import aim, place_path, pose_matrix, pose_numbers
+from v4s_lib.model.localizer import aim, place_path, pose_matrix, pose_numbers, smooth
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.worlds.cameras import check_rigid, inverse, rotation_angle
+from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -153,3 +153,16 @@ def test_a_plan_is_turned_to_look_at_what_was_found(make_path):
     torch.testing.assert_close(aim(planned, goal, torch.zeros(2)), planned, **CLOSE)
     still = torch.eye(4).expand(2, 3, 4, 4, 4)
     assert torch.isfinite(aim(still, goal, torch.ones(2))).all()
+
+
+def test_a_plan_that_jumps_is_made_one_movement():
+    """Three latents that look 0, 30 and 60 degrees to the left: no frame turns by more than a ninth of the way."""
+    yaw = torch.tensor([0.0, 30, 60]).deg2rad()[:, None].expand(3, 4)
+    planned = pose(torch.zeros(3, 4, 3), yaw, torch.zeros(3, 4))[None]
+    moved = smooth(planned)
+    check_rigid(moved, "a path")
+    assert torch.equal(moved[:, 0], planned[:, 0])
+    turns = rotation_angle(moved.flatten(1, 2)[0, 4:], moved.flatten(1, 2)[0, 3:-1])
+    assert turns.max() < 2 * 60 / 9 and rotation_angle(planned[0, 1, 0], planned[0, 0, 3]) > 29
+    still = planned[:, :1].expand(-1, 3, -1, -1, -1)
+    torch.testing.assert_close(smooth(still), still, atol=1e-6, rtol=0)

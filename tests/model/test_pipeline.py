@@ -13,7 +13,7 @@ from torch import Tensor
 from v4s_lib.data.episodes import load_episode, write_episode
 from v4s_lib.data.files import sha256, verify
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.localizer import pose_numbers
+from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
 from v4s_lib.worlds.cameras import Camera
 
@@ -522,13 +522,14 @@ def test_a_model_without_a_vocabulary_takes_no_instruction(make, inputs):
 
 
 def test_a_planned_path_is_followed_as_if_it_had_been_given(make, inputs, make_path):
-    """A head that says where every frame stands, whatever it sees: the plan is that path, relative to its start."""
+    """A head that says where every frame stands, whatever it sees: the plan is that path, smoothed, from its start."""
     pipeline, c2w = make(**READS, localize_after=1), make_path(1, 4, seed=5)[0]
     head = pipeline.transformer.localizer.pose
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(pose_numbers(c2w).flatten())
-    path = torch.cat([c2w[-1:], c2w, c2w])[None].expand(2, -1, -1, -1)  # the start frame is its latent's last
+    way = smooth(c2w.expand(1, 3, -1, -1, -1))[0].flatten(0, 1)
+    path = way[3:].expand(2, -1, -1, -1)  # the start frame is its latent's last
     output = pipeline(**inputs | {"camera_path": None}, instruction="a red ball", num_frames=9)
     planned = output.frames
     assert output.camera_path.shape == (2, 3, 4, 4, 4)

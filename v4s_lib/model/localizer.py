@@ -18,6 +18,7 @@ from v4s_lib.worlds.cameras import inverse, turning
 
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
+SMOOTH = 9  # frames, an odd number, over which a planned path is averaged: two latents and one; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
 
@@ -103,6 +104,18 @@ def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_co
     with torch.autocast(path.device.type, enabled=False):  # as in ray_map: bf16 would turn it
         moved = start @ path
     return moved if mask is None else torch.where(mask[:, None, None, None, None], moved, planned)
+
+
+def smooth(planned: Tensor) -> Tensor:
+    """A planned path (B, T, 4, 4, 4) as one movement: every pose a mean over time, the start latent's as it was.
+
+    The head plans each latent by itself, so that plans jump where one ends and the next begins.
+    """
+    numbers = pose_numbers(planned.flatten(1, 2)).flatten(2).transpose(1, 2)  # B 9 4T
+    wide = nn.functional.pad(numbers, [SMOOTH // 2] * 2, mode="replicate")
+    mean = nn.functional.avg_pool1d(wide, SMOOTH, stride=1).transpose(1, 2).unflatten(2, (3, 3))
+    moved = pose_matrix(mean).view_as(planned)
+    return torch.cat([planned[:, :1], moved[:, 1:]], dim=1)
 
 
 def aim(planned: Tensor, place: Tensor, sure: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import make_cloud
 from v4s_lib.model.finder import named_place
-from v4s_lib.model.localizer import aim, pose_matrix
+from v4s_lib.model.localizer import aim, pose_matrix, smooth
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import pair_start, place_context, place_start
@@ -80,6 +80,7 @@ class WayMixin:
         placed = pose_matrix(findings.target_numbers.detach())
         if start is not None:
             placed = torch.cat([start, placed[:, 1:]], dim=1)
+        placed = smooth(placed)
         if points is not None:
             found = findings.found.detach()
             sure = 1 - found.softmax(dim=1)[:, 0]
