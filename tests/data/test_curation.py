@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from v4s_lib.data.curation import COLUMNS, LOCK, curate, load_windows, main
+from v4s_lib.data.curation import COLUMNS, LOCK, curate, load_rules, load_windows, main
 from v4s_lib.data.curation_windows import KINDS, REASONS, Rules
 from v4s_lib.data.manifests import MANIFESTS
 
@@ -55,6 +55,7 @@ def test_the_report_adds_up_and_the_windows_come_back_in_order(whole):
     assert [(w.scan, w.first) for w in windows] == sorted((w.scan, w.first) for w in windows)
     (goal,) = (w for w in windows if w.scan == "demo_0002" and w.kind == "grounding")
     assert goal.first == 15 and "an orange stool" in goal.instruction and len(goal.box) == 4
+    assert goal.frames == slice(60, 89) and load_rules(whole) == RULES
     assert report["settings"]["length"] == 8 and report["settings"]["LEAST_COVISIBLE"] == 0.5
     assert [path.name for path in sorted(whole.parent.iterdir())] == [
         ".windows.scans",

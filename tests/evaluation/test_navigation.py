@@ -69,6 +69,17 @@ def test_a_line_that_a_kill_has_torn_is_scored_again(tmp_path):
     assert [json.loads(line)["episode"] for line in store.read_text().splitlines()] == [0, 1, 2]
 
 
+def test_episodes_of_one_scene_are_drawn_together_and_one_scene_has_no_interval():
+    methods = [{"ours": {"psnr": value}, "no_context": {"psnr": 0.0}} for value in (1.0, 3.0, 8.0)]
+    lines = [{"episode": i, "methods": scored, "scene": "aab"[i]} for i, scored in enumerate(methods)]
+    row, gain = navigation.table(lines)[0], navigation.context_gain(lines, "psnr")
+    assert (row["mean"], row["low"], row["high"]) == (4, 2, 8)  # scene a alone, scene b alone
+    assert gain == {"ours - no_context": {"mean": 4, "low": 2, "high": 8, "n": 3}}
+    gain = navigation.context_gain(lines[:2], "psnr")
+    assert gain == {"ours - no_context": {"mean": 2, "low": None, "high": None, "n": 2}}
+    assert results.gains({"task": "navigation", "gain": gain}) == {"ours - no_context": "+2.00 dB"}
+
+
 def test_other_settings_and_another_commit_have_a_store_of_their_own(monkeypatch):
     smoke = get_preset("smoke")
     keys = [navigation.store_key(preset, 0) for preset in (smoke, replace(smoke, inference_steps=9))]

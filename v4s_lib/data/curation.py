@@ -148,6 +148,13 @@ def load_windows(path: str | Path) -> list[Window]:
     return [Window(**w | {"box": None if w["box"] is None else tuple(w["box"])}) for w in windows]
 
 
+def load_rules(path: str | Path) -> Rules:
+    """The rules by which ``curate`` has made the windows of that file; ``ValueError`` as ``load_windows``."""
+    load_windows(path)
+    settings = disk.read_json(Path(path).with_suffix(".report.json"))["settings"]
+    return Rules(**{field.name: settings[field.name] for field in fields(Rules)})
+
+
 def table(report: dict[str, Any]) -> Iterator[str]:
     """The report's lines: for each scan and in all the candidates, those that each filter dropped, and what is left."""
     width = max(map(len, [*report["scans"], "in all"]))

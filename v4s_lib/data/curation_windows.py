@@ -56,6 +56,11 @@ class Window:
     box: tuple[int, int, int, int] | None  # first and last row and column of that in the last frame, pixels
     scores: dict[str, float]
 
+    @property
+    def frames(self) -> slice:
+        """The frames of the scan that it holds, the start frame first; 4k+1 of them."""
+        return slice(FRAMES_PER_LATENT * self.first, latent_frames(self.first + self.length))
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -89,15 +94,13 @@ def curate_scan(name: str, folder: Path, rules: Rules) -> tuple[list[Window], di
 
 def measure(episode: Episode, rules: Rules) -> Measured:
     """Look at a scan with cameras, once."""
-    latents = whole_latents(len(episode.frames), rules.stride)
-    frames = episode.frames[:: rules.stride][: latent_frames(latents)]
-    c2w = episode.c2w[:: rules.stride][grouped_frames(torch.arange(latents))[:, -1]]
-    camera = fit_camera(episode.camera, rules.height, rules.width)
+    episode = as_seen(episode, rules)
+    latents, camera, frames = whole_latents(len(episode.frames), 1), episode.camera, episode.frames
+    c2w = episode.c2w[grouped_frames(torch.arange(latents))[:, -1]]
     coarse = with_rows(camera, SURFACE_ROWS)
     depth = None if episode.scene_seed is None else surfaces(episode.scene_seed, c2w, coarse)
     masks = (filters.object_mask(item, c2w, coarse, depth) for item in episode.objects)
     shares = [mask.float().mean(dim=(1, 2)) for mask in masks]
-    frames = fit_frames(frames, rules.height, rules.width)
     return Measured(
         camera,
         c2w,
@@ -108,6 +111,14 @@ def measure(episode: Episode, rules: Rules) -> Measured:
         episode.objects,
         torch.stack(shares) if shares else torch.zeros(0, latents),
     )
+
+
+def as_seen(episode: Episode, rules: Rules) -> Episode:
+    """A posed scan as a model sees it: every ``stride``-th frame, as many as fill latents, in the rules' size."""
+    count = latent_frames(whole_latents(len(episode.frames), rules.stride))
+    frames, c2w = (part[:: rules.stride][:count] for part in (episode.frames, episode.c2w))
+    frames = fit_frames(frames, rules.height, rules.width)
+    return replace(episode, frames=frames, c2w=c2w, camera=fit_camera(episode.camera, rules.height, rules.width))
 
 
 def judge(scan: Measured, first: int, rules: Rules) -> tuple[str | None, dict[str, float]]:

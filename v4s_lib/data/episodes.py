@@ -48,6 +48,16 @@ class Episode:
     scene_seed: int | None = None  # of a generated scene: with it, make_scenes builds the scene again
 
 
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """What ``transforms.json`` says of a scan; fields as those of ``Episode``."""
+
+    c2w: Tensor
+    camera: Camera
+    objects: tuple[EpisodeObject, ...]
+    scene_seed: int | None
+
+
 def flip_axes(c2w: Tensor) -> Tensor:
     """Turn c2w (..., 4, 4) from OpenCV camera axes into OpenGL ones, or back: y and z change their sign."""
     return c2w * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=c2w.dtype, device=c2w.device)
@@ -61,28 +71,35 @@ def load_episode(folder: str | Path) -> Episode:
         ValueError: video and cameras do not fit together, a matrix is not rigid, the camera is not a centred pinhole.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"expected an episode folder at {folder}, got nothing there: check the path")
-    if not (folder / TRANSFORMS_NAME).exists():
+    known, video = load_annotations(folder), folder / VIDEO_NAME
+    if known is None:
         return Episode(read_frames(only_video(folder)), None, None)
-    name, video = str(folder / TRANSFORMS_NAME), folder / VIDEO_NAME
-    transforms = _read_json(folder / TRANSFORMS_NAME)
-    camera = _read_camera(transforms, name)
-    c2w = _read_poses(transforms, name)
-    count = count_frames(video)
-    if count != len(c2w):
-        raise ValueError(f"expected {len(c2w)} frames in {video}, got {count}: write video and cameras together")
+    camera, count = known.camera, count_frames(video)
+    if count != len(known.c2w):
+        raise ValueError(f"expected {len(known.c2w)} frames in {video}, got {count}: write video and cameras together")
     frames = read_frames(video)
     if frames.shape[1:3] != (camera.height, camera.width):
         raise ValueError(
             f"expected frames of {camera.height}x{camera.width} in {video}, "
             f"got {frames.shape[1]}x{frames.shape[2]}: correct h and w in {TRANSFORMS_NAME} or scale the video"
         )
+    return Episode(frames, known.c2w, camera, known.objects, known.scene_seed)
+
+
+def load_annotations(folder: str | Path) -> Annotations | None:
+    """Cameras and objects of an episode, without its video; None without ``transforms.json``. Errors as above."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected an episode folder at {folder}, got nothing there: check the path")
+    if not (folder / TRANSFORMS_NAME).exists():
+        return None
+    name, transforms = str(folder / TRANSFORMS_NAME), _read_json(folder / TRANSFORMS_NAME)
+    camera = _read_camera(transforms, name)
     objects = tuple(
         EpisodeObject(item["label"], item["instance"], tuple(item["box_min"]), tuple(item["box_max"]))
         for item in transforms.get("objects", [])
     )
-    return Episode(frames, c2w, camera, objects, transforms.get("scene_seed"))
+    return Annotations(_read_poses(transforms, name), camera, objects, transforms.get("scene_seed"))
 
 
 def write_episode(

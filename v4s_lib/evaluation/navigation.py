@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,9 +127,12 @@ def with_mean(name: str, samples: Tensor) -> dict[str, Tensor]:
     return {name: samples[0]} | ({f"{name}_mean": samples.mean(dim=0)} if len(samples) > 1 else {})
 
 
-def store_key(preset: Preset, *asked: object) -> str:
-    """A short hash for the name of a store of scored episodes: of the code's commit and of all that they hang on."""
-    facts = [asdict(preset), current_commit(), *asked]
+def store_key(settings: Any, *asked: object) -> str:
+    """A short hash for the name of a store of scored episodes: of the code's commit and of all that they hang on.
+
+    ``settings`` is a preset, or another dataclass that says how they were made; ``asked`` is what JSON can hold.
+    """
+    facts = [asdict(settings), current_commit(), *asked]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -174,9 +178,14 @@ def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress
     return [done[index] for index in range(episodes)]
 
 
+def scenes_of(lines: list[dict]) -> np.ndarray:
+    """The scene (E,) of each scored episode: a room of its own, or what the line names where scenes have several."""
+    return np.array([line.get("scene", line["episode"]) for line in lines])
+
+
 def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
     """Rows of the evaluation's JSON: every method and measure that it has, with its interval over scenes."""
-    scenes = np.array([line["episode"] for line in lines])
+    scenes = scenes_of(lines)
     rows = []
     for method, measures in lines[0]["methods"].items():
         for metric, unit in units.items():
@@ -191,8 +200,9 @@ def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
 
 def context_gain(lines: list[dict], metric: str = "psnr_recall") -> dict[str, dict[str, float]]:
     """Paired differences, ours minus each control, with their intervals over scenes."""
-    scenes = np.array([line["episode"] for line in lines])
+    scenes = scenes_of(lines)
     methods = [m for m, measures in lines[0]["methods"].items() if metric in measures]
     values = {m: np.array([line["methods"][m][metric] for line in lines], float) for m in methods}
     pairs = [("ours", name) for name in values if name != "ours"] + [("other_context", "no_context")]
-    return {f"{a} - {b}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs if b in values}
+    pairs = [pair for pair in pairs if values.keys() >= set(pair)]
+    return {f"{a} - {b}": paired_difference(values[a], values[b], scenes).to_json() for a, b in pairs}

@@ -23,23 +23,24 @@ PICTURE_UNITS = {
 }
 
 
-def picture_measures(video: Tensor, truth: Tensor, known: Partition) -> dict[str, float]:
-    """Every measure of ``PICTURE_UNITS`` for one episode.
+def picture_measures(video: Tensor, truth: Tensor, known: Partition | None = None) -> dict[str, float]:
+    """Every measure of ``PICTURE_UNITS`` for one episode, or those that need no geometry.
 
     Args:
         video: generated frames (F, H, W, 3) in 0..1, start frame included.
         truth: ground truth of the same shape.
-        known: what could be known of each pixel, masks (F, H, W).
+        known: what could be known of each pixel, masks (F, H, W); None where nobody knows the surfaces.
 
     Returns:
         One number a measure; NaN for a measure whose mask holds no pixel of this episode.
     """
     video, truth = _moving(video, truth)
+    masks = {}
+    if known is not None:
+        masks = {"recall": known.recalled, "start_seen": known.start_seen, "unseen": known.never_seen}
     return {
         "psnr": pooled_psnr(video, truth),
-        "psnr_recall": pooled_psnr(video, truth, known.recalled[START_FRAMES:]),
-        "psnr_start_seen": pooled_psnr(video, truth, known.start_seen[START_FRAMES:]),
-        "psnr_unseen": pooled_psnr(video, truth, known.never_seen[START_FRAMES:]),
+        **{f"psnr_{name}": pooled_psnr(video, truth, mask[START_FRAMES:]) for name, mask in masks.items()},
         "psnr_per_frame": _decibels((video - truth).square().mean(dim=(1, 2, 3))).mean().item(),
         "ssim": ssim(video, truth),
     }

@@ -215,12 +215,16 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 
 
 def gains(results: dict[str, Any]) -> dict[str, str]:
-    """The paired differences, each with its unit and interval."""
+    """The paired differences, each with its unit and, where it is known, its interval."""
     unit = EXPERIMENTS[results["task"]].unit
-    return {
-        pair: f"{gain['mean']:+.2f}{unit} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-        for pair, gain in results["gain"].items()
-    }
+    return {pair: _difference(gain, unit) for pair, gain in results["gain"].items()}
+
+
+def _difference(gain: dict[str, Any], unit: str) -> str:
+    if gain["mean"] is None:
+        return "–"
+    interval = "" if gain["low"] is None else f" [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+    return f"{gain['mean']:+.2f}{unit}{interval}"
 
 
 def print_table(results: dict[str, Any]) -> None:

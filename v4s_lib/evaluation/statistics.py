@@ -22,6 +22,10 @@ class Interval:
     high: float
     n: int  # episodes that counted: those whose value is not NaN
 
+    def to_json(self) -> dict:
+        """Plain values; ``None`` where a number is unknown, since JSON has no NaN."""
+        return _known(asdict(self))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,7 +42,11 @@ class Row:
 
     def to_json(self) -> dict:
         """Plain values; ``None`` where a number is unknown, since JSON has no NaN."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return _known(asdict(self))
+
+
+def _known(values: dict) -> dict:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
