@@ -109,12 +109,15 @@ def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_co
 def smooth(planned: Tensor) -> Tensor:
     """A planned path (B, T, 4, 4, 4) as one movement: every pose a mean over time, the start latent's as it was.
 
-    The head plans each latent by itself, so that plans jump where one ends and the next begins.
+    The head plans each latent by itself, so that plans jump where one ends and the next begins. The mean of the first
+    moving frame is of the frames up to it, or it would jump to where the path goes; four frames later it is centred.
     """
     numbers = pose_numbers(planned.flatten(1, 2)).flatten(2).transpose(1, 2)  # B 9 4T
     wide = nn.functional.pad(numbers, [SMOOTH // 2] * 2, mode="replicate")
     mean = nn.functional.avg_pool1d(wide, SMOOTH, stride=1).transpose(1, 2).unflatten(2, (3, 3))
-    moved = pose_matrix(mean).view_as(planned)
+    middle = torch.arange(mean.shape[1], device=mean.device)
+    middle[FRAMES : 2 * FRAMES] = 2 * middle[FRAMES : 2 * FRAMES] - 2 * FRAMES
+    moved = pose_matrix(mean[:, middle]).view_as(planned)
     return torch.cat([planned[:, :1], moved[:, 1:]], dim=1)
 
 
