@@ -156,13 +156,13 @@ def test_a_plan_is_turned_to_look_at_what_was_found(make_path):
 
 
 def test_a_plan_that_jumps_is_made_one_movement():
-    """Three latents that look 0, 30 and 60 degrees to the left: no frame turns by more than a ninth of the way."""
+    """Three latents that look 0, 30 and 60 degrees to the left: no frame turns by more than half of a jump."""
     yaw = torch.tensor([0.0, 30, 60]).deg2rad()[:, None].expand(3, 4)
     planned = pose(torch.zeros(3, 4, 3), yaw, torch.zeros(3, 4))[None]
     moved = smooth(planned)
     check_rigid(moved, "a path")
     assert torch.equal(moved[:, 0], planned[:, 0])
     turns = rotation_angle(moved.flatten(1, 2)[0, 4:], moved.flatten(1, 2)[0, 3:-1])
-    assert turns.max() < 2 * 60 / 9 and rotation_angle(planned[0, 1, 0], planned[0, 0, 3]) > 29
+    assert turns.max() < 15 and rotation_angle(planned[0, 1, 0], planned[0, 0, 3]) > 29
     still = planned[:, :1].expand(-1, 3, -1, -1, -1)
     torch.testing.assert_close(smooth(still), still, atol=1e-6, rtol=0)
