@@ -105,7 +105,13 @@ def test_ctrl_c_leaves_whole_scans_and_the_same_command_goes_on(whole, tmp_path)
         shutil.copytree(SCANS / "demo_0000", scans / f"scan_{index:02d}")
     arguments = [str(scans), "--out", str(out), *FLAGS]
     command = [sys.executable, "-m", "v4s_lib.data.curation", *arguments]
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     done, end = tmp_path / ".windows.scans", time.monotonic() + 100
     while not list(done.glob("*.json")) and run.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
