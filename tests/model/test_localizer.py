@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.model.drawn import randn
-from v4s_lib.model.localizer import aim, place_path, pose_matrix, pose_numbers, smooth
+from v4s_lib.model.localizer import aim, fall, place_path, pose_matrix, pose_numbers, smooth
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle
+from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle, turning
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -138,21 +138,52 @@ def test_what_a_localizer_needs(make_transformer):
         make_transformer(localize_after=2)
 
 
-def test_a_plan_is_turned_to_look_at_what_was_found(make_path):
-    """All of the way at the end, none of it at the start, more from frame to frame; places stay, and so does a turn."""
-    planned = relative_to_start(make_path(2, 13))
-    goal = planned[:, -1, -1, :3, 3] + torch.tensor([[1.0, 0.2, 2.0], [-2.0, 0.0, 0.5]])
-    aimed = aim(planned, goal, torch.ones(2))
+def level_path() -> torch.Tensor:
+    """Two level paths (2, 3, 4, 4, 4) of three latents that turn by 60 and -90 degrees, look down and move."""
+    share = torch.linspace(0, 1, 12)
+    yaw = torch.tensor([[60.0], [-90.0]]).deg2rad() * share
+    pitch = torch.deg2rad(-10 - 10 * share).expand(2, -1)
+    position = torch.stack([share, 1 - share, 1.5 + 0 * share], dim=-1).expand(2, -1, 3)
+    return pose(position, yaw, pitch).unflatten(1, (3, 4))
+
+
+def test_a_plan_is_turned_to_look_at_what_was_found():
+    """All of the way at the end, none of it at the start, more from frame to frame; places stay; no camera rolls."""
+    planned = level_path()
+    goal = planned[:, -1, -1, :3, 3] + torch.tensor([[1.0, 2.0, 0.2], [-2.0, 0.5, 0.0]])
+    down = torch.tensor([0.0, 0, -1]).expand(2, 3)
+    aimed = aim(planned, goal, torch.ones(2), down)
     check_rigid(aimed, "aimed poses")
     way = torch.nn.functional.normalize(goal - aimed[:, -1, -1, :3, 3], dim=-1)
     torch.testing.assert_close(aimed[:, -1, -1, :3, 2], way, **CLOSE)
-    torch.testing.assert_close(aimed[:, 0], planned[:, 0], **CLOSE)
+    assert torch.equal(aimed[:, 0, 0], planned[:, 0, 0])
     assert torch.equal(aimed[..., 3], planned[..., 3])
+    torch.testing.assert_close(aimed[..., 2, 0], torch.zeros(2, 3, 4), **CLOSE)
     turned = rotation_angle(aimed.flatten(1, 2), planned.flatten(1, 2))
     assert (turned.diff(dim=1) > -1e-2).all() and (turned[:, -1] > 5).all()
-    torch.testing.assert_close(aim(planned, goal, torch.zeros(2)), planned, **CLOSE)
-    still = torch.eye(4).expand(2, 3, 4, 4, 4)
-    assert torch.isfinite(aim(still, goal, torch.ones(2))).all()
+    torch.testing.assert_close(aim(planned, goal, torch.zeros(2), down), planned, **CLOSE)
+    still = planned[:, :1, :1].expand(2, 3, 4, 4, 4)
+    torch.testing.assert_close(aim(still, goal, torch.ones(2), down), still, atol=1e-2, rtol=0)
+
+
+def test_a_plan_that_rolls_is_made_level():
+    """The start frame stays as it is; all others look where they looked, with the horizon level."""
+    level, roll = level_path(), torch.eye(4)
+    roll[:3, :3] = turning(torch.tensor([0.0, 0, 0.2]))
+    aimed = aim(level @ roll, torch.zeros(2, 3), torch.zeros(2), torch.tensor([0.0, 0, -1]).expand(2, 3))
+    assert torch.equal(aimed[:, 0, 0], (level @ roll)[:, 0, 0])
+    torch.testing.assert_close(aimed.flatten(1, 2)[:, 1:], level.flatten(1, 2)[:, 1:], **CLOSE)
+
+
+def test_where_things_fall():
+    """Across the right axes of level cameras, whichever way they pitch; without a turn, along their down axes."""
+    path = level_path().flatten(1, 2)
+    down = torch.tensor([0.0, 0, -1]).expand(2, 3)
+    torch.testing.assert_close(fall(path), down, atol=5e-3, rtol=0)
+    axes = path[:, 7]
+    seen = (down[:, None] @ axes[:, :3, :3])[:, 0]
+    torch.testing.assert_close(fall(inverse(axes)[:, None] @ path), seen, atol=5e-3, rtol=0)
+    torch.testing.assert_close(fall(axes[:, None].expand(2, 5, 4, 4)), axes[:, :3, 1], **CLOSE)
 
 
 def test_a_plan_that_jumps_is_made_one_movement():

@@ -19,6 +19,7 @@ from v4s_lib.worlds.cameras import inverse, turning
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
 SMOOTH = 9  # frames, an odd number, over which a planned path is averaged: two latents and one; our choice
+HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
 
@@ -121,12 +122,17 @@ def smooth(planned: Tensor) -> Tensor:
     return torch.cat([planned[:, :1], moved[:, 1:]], dim=1)
 
 
-def aim(planned: Tensor, place: Tensor, sure: Tensor) -> Tensor:
-    """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3).
+def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
+    """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3), and level.
 
-    The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way.
-    ``sure`` (B,) is how much of the angle is made up for, 0..1. The turn is the shortest one, so a large one rolls the
-    camera a little (5 degrees in 20 at a pitch of 17 degrees); a plan that does not turn at all stays as it is.
+    The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way,
+    and then about its own axis until its horizon is level; a plan that does not turn at all is not turned.
+
+    Args:
+        planned: c2w.
+        place: in the same axes.
+        sure: (B,) how much of the angle is made up for, 0..1.
+        down: (B, 3) of unit length, where things fall, see ``fall``.
     """
     with torch.autocast(planned.device.type, enabled=False):
         frames = planned.flatten(1, 2)
@@ -136,9 +142,23 @@ def aim(planned: Tensor, place: Tensor, sure: Tensor) -> Tensor:
         done = torch.cat([torch.zeros_like(turned[:, :1]), turned], dim=1) / turned[:, -1:].clamp(min=1e-4)
         axis = nn.functional.normalize(torch.linalg.cross(looks[:, -1], wanted, dim=-1), dim=-1)
         whole = axis * (sure * _angle(looks[:, -1], wanted))[:, None]
-        turn = turning(done[..., None] * whole[:, None])
-        top = torch.cat([turn @ frames[..., :3, :3], frames[..., :3, 3:]], dim=-1)
-        return torch.cat([top, frames[..., 3:, :]], dim=-2).view_as(planned)
+        looks = (turning(done[..., None] * whole[:, None]) @ looks[..., None])[..., 0]
+        right = torch.linalg.cross(down[:, None].expand_as(looks), looks, dim=-1)
+        level = pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), frames[..., :3, 3]], dim=-2))
+        return torch.cat([frames[:, :1], level[:, 1:]], dim=1).view_as(planned)
+
+
+def fall(c2w: Tensor) -> Tensor:
+    """Where things fall (B, 3), of unit length, for the cameras (B, P, 4, 4) of a video.
+
+    Cameras are held level: their right axes lie in one plane, and down is across it. Where they hardly turn, their
+    own down axes decide.
+    """
+    with torch.autocast(c2w.device.type, enabled=False):
+        right, down = c2w[..., :3, 0], c2w[..., :3, 1].mean(dim=1)
+        spread = right.transpose(1, 2) @ right / right.shape[1] - HELD * down[:, :, None] * down[:, None]
+        across = torch.linalg.eigh(spread.nan_to_num()).eigenvectors[..., 0]  # it raises at what is not finite
+        return across * (across * down).sum(dim=-1, keepdim=True).sign()
 
 
 def _angle(one: Tensor, other: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from v4s_lib.data.provenance import current_commit
@@ -24,7 +22,9 @@ from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import Sample, finding_loss, flow_matching_loss, localization_loss
 from v4s_lib.training.places import places_loss
+from v4s_lib.training.muon import Muon
 from v4s_lib.training.presets import Preset
+from v4s_lib.training.processor import can_compile, fast_attention, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
 from v4s_lib.training.weights import initial_model
@@ -54,7 +54,7 @@ def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimi
     adamw = torch.optim.AdamW(others, lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay)
     if not matrices:
         return [adamw]
-    return [torch.optim.Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay), adamw]
+    return [Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay), adamw]
 
 
 def learning_rate(step: int, preset: Preset) -> float:
@@ -102,8 +102,8 @@ def train(
         raise ValueError(f"expected to train for 1 step or more, got {last}: ask for more steps")
     # The steps that teach the localizer alone leave the later blocks without gradients.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=preset.mixed_precision, kwargs_handlers=[unused])
-    with Interrupt() as interrupt, _fast_attention(accelerator):
+    accelerator = Accelerator(mixed_precision=precision(preset.mixed_precision), kwargs_handlers=[unused])
+    with Interrupt() as interrupt, fast_attention(accelerator):
         run = _Run(preset, out_dir, seed, accelerator, init)
         run.begin(resume)
         steps = range(run.step, last)
@@ -271,19 +271,3 @@ class _Run:
                 write_folder(place, lambda folder: model.save_pretrained(folder, safe_serialization=True))
         self.accelerator.wait_for_everyone()
         return place
-
-
-def can_compile(accelerator: Accelerator) -> bool:
-    """Whether torch.compile has what it needs: a GPU, or a C++ compiler."""
-    return accelerator.device.type == "cuda" or shutil.which("g++") is not None
-
-
-@contextlib.contextmanager
-def _fast_attention(accelerator: Accelerator) -> Iterator[None]:
-    """On a CPU attention written out and compiled trains 1.4 times faster than the fused kernel (measured, 2 cores)."""
-    if accelerator.device.type != "cpu" or accelerator.mixed_precision != "bf16":
-        yield
-        return
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

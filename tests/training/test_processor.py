@@ -1,0 +1,15 @@
+"""What a processor is quick at."""
+
+import torch
+
+from v4s_lib.training.processor import BF16_INSTRUCTIONS, fast_bf16, precision
+
+
+def test_bf16_only_where_it_is_not_emulated(monkeypatch):
+    """Whatever this processor has, the other case is tried as well."""
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {BF16_INSTRUCTIONS[0]: has}, raising=False)
+        assert fast_bf16(torch.device("cpu")) == has
+        assert precision("bf16") == ("bf16" if has else "no")
+        assert precision("no") == "no"
+    assert fast_bf16(torch.device("cuda"))
