@@ -18,7 +18,8 @@ from v4s_lib.worlds.cameras import Camera
 
 WIDTHS = (32, 48, 96)  # of the convolutions
 TOGETHER = 8  # frames painted at a time where nothing is learnt: what a CPU's cache holds
-INPUTS = CHANNELS + 3 + 3 + 2  # the view, the draft, the noisy frame, the noise level, how much of the start is known
+# The view, the draft, the noisy frame; the noise level, how much of the start is known, how near the clip's end is.
+INPUTS = CHANNELS + 3 + 3 + 3
 
 
 @dataclass
@@ -84,7 +85,10 @@ class Painter(nn.Module):
         with torch.no_grad():
             seen = view(scene.cloud, path.flatten(1, 2)[:, frames], camera)
         shape = seen.shape[:-1]
-        levels = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames], scene.shared[:, None]
+        noise = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames]
+        left = drafts.shape[1] - 1 - torch.tensor(frames, device=draft.device)
+        ending = (1 - left / FRAMES_PER_LATENT).clamp(min=0)  # the last latent of a clip may be a box tail
+        levels = noise, scene.shared[:, None], ending[None]
         constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
         pictures = [value[:, frames] for value in (drafts, given)]
         x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
@@ -95,6 +99,10 @@ class Painter(nn.Module):
         painted = drafts.clone()
         painted[:, frames] = pictures[0] + change + kept * (seen[..., :3].type_as(drafts) - pictures[0])
         return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)
+
+    def layers(self) -> list[nn.Module]:
+        """What paints; without what tells the tokens something."""
+        return [self.fine, self.middle, self.coarse, self.join_middle, self.join_fine, self.change]
 
     def paint(self, x: Tensor) -> Tensor:
         """Colours to add and how far the view is kept, (N, 4, H, W), of frames (N, INPUTS, H, W)."""

@@ -29,7 +29,7 @@ class LossConfig:
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
-    paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
+    paint_frames: int = 4  # of a clip, that a painter paints, the last among them; more cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
@@ -186,7 +186,7 @@ def flow_matching_loss(
     told = Told(path=sample.camera_path, led=no_path & ~dropped)
     if truth:
         told = Told(sample.context_poses, sample.target_poses(no_context))
-    painted = torch.randperm(moving, generator=generator)[: config.paint_frames].tolist()
+    painted = torch.randperm(moving - 1, generator=generator)[: config.paint_frames - 1].tolist() + [moving - 1]
     with teacher_forcing(model, told):
         output, findings = model(
             noisy,
