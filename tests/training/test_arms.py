@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.__main__ import asked, main, parse
-from v4s_lib.training.arms import ARMS, arm_preset, check_start, get_arm
+from v4s_lib.training.arms import ARMS, STEPS, arm_preset, arm_start, get_arm
 from v4s_lib.training.data import RoomStream
-from v4s_lib.training.loss import flow_matching_loss
+from v4s_lib.training.loss import flow_matching_loss, locating_loss
 from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import initial_model, load_pipeline
 
@@ -72,8 +73,23 @@ def test_another_encoding_of_the_path_starts_anew_and_the_rest_is_the_donors(ini
     model, donor = initial_model(arm_preset("c2w_12", SMOKE), init), ContextVideoTransformer.from_pretrained(init)
     assert all(not value.any() for value in model.pose_adapter.parameters())
     assert model.pose_adapter[0].in_features == 12
-    own = model.state_dict()
-    assert all(torch.equal(own[n], v) for n, v in donor.state_dict().items() if not n.startswith("pose_adapter"))
+    assert model.sight.tell.weight.equal(donor.sight.tell.weight)
+
+
+def test_an_arm_takes_what_locates_and_draws_anew(init):
+    """All that a locate step gives gradients to is the donor's, and nothing else is."""
+    own = initial_model(arm_preset("reference", SMOKE), init).state_dict()
+    donor = ContextVideoTransformer.from_pretrained(init)
+    stream = RoomStream(RoomStream.for_locating(SMOKE), 0, "cpu")
+    locating_loss(donor, stream.sample(0), SMOKE.loss).backward()
+    for name, value in donor.named_parameters():
+        if value.any():  # the pose adapter alone is zero in both
+            assert torch.equal(own[name], value) == (value.grad is not None), name
+
+
+def test_weights_to_start_from_are_kept_whole_without_draw_anew(init):
+    model, donor = initial_model(SMOKE, init), ContextVideoTransformer.from_pretrained(init)
+    assert all(torch.equal(value, donor.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_contiguous_indices_are_ranks_in_the_sample_and_the_target_follows():
@@ -116,5 +132,6 @@ def test_the_command_trains_an_arm_from_the_right_start(tmp_path, init, capsys):
 
 def test_options_reach_the_preset(init):
     preset = asked(parse(["--arm", "gap_16", "--init", str(init), "--no-compile"]))
-    assert (preset.task.gap, preset.steps, preset.locate_steps, preset.compile) == (16, 600, 0, False)
-    check_start("gap_16", init)
+    assert (preset.task.gap, preset.steps, preset.locate_steps, preset.compile) == (16, STEPS, 0, False)
+    assert arm_start("gap_16", "small", init) == init
+    assert arm_start("gap_16", "small", None) == MANIFESTS / "weights" / "small" / "ours"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from v4s_lib.command import command
-from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, check_start
+from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, arm_start
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
 
@@ -22,7 +22,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help=f"optimizer steps in all (default: the preset's; an arm's: {STEPS})")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
     parser.add_argument(
-        "--init", type=Path, help="folder of a trained transformer to start from, at the end of the curriculum"
+        "--init",
+        type=Path,
+        help="folder of a trained transformer to start from, at the end of the curriculum (an arm: what ships)",
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--arm", help=f"train an ablation arm: {', '.join(ARMS)}")
@@ -42,7 +44,6 @@ def asked(args: argparse.Namespace) -> Preset:
     if args.no_compile:
         preset = replace(preset, compile=False)
     if args.arm is not None:
-        check_start(args.arm, args.init)
         return arm_preset(args.arm, preset, STEPS if args.steps is None else args.steps)
     changes = {} if args.steps is None else {"steps": args.steps}
     if args.init is not None:  # what the curriculum teaches first is known
@@ -62,8 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     preset = asked(args)
     name = f"{preset.name}{'-first-frame-only' if args.no_context else ''}-seed{args.seed}"
+    init = args.init if args.arm is None else arm_start(args.arm, preset.name, args.init)
     out = Path("runs") / name if args.arm is None else RUNS / f"{args.arm}-seed{args.seed}"
-    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, args.init))
+    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, init))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Ablation arms: what each changes, and what it is compared with. ``python -m v4s_lib.training --arm NAME`` trains one.
 
-An arm that starts from weights that know where they are (``--init``, the folder after the locate steps) is taught to
-draw. One whose early blocks are others starts from scratch, and has a reference of its own, in the paper's plain form.
-All arms see as many targets. ``python -m v4s_lib.evaluation.trained`` compares them.
+An arm takes what locates from trained weights (``--init``, or those that ship) and is taught to draw from nothing. One
+whose early blocks are others starts from scratch, and has a reference of its own, in the paper's plain form. All arms
+see as many targets. ``python -m v4s_lib.evaluation.trained`` compares them.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from v4s_lib.data.manifests import MANIFESTS, shipped_folder
 from v4s_lib.training.presets import Preset
 
-STEPS = 600  # of an arm, that teach to draw: 19,200 targets of preset small; our choice
+STEPS = 300  # of an arm, that teach to draw: 4,800 targets of preset small; our choice, see the model card
 RUNS = Path("runs/arms")
 # The paper's form: no localizer and what builds on it, no learned places in the frame or in time.
 PLAIN = {
@@ -102,17 +103,18 @@ def arm_preset(name: str, preset: Preset, steps: int = STEPS) -> Preset:
     the steps at most.
     """
     arm, task = get_arm(name), preset.task
-    preset = replace(preset, steps=steps, locate_steps=0)
+    preset = replace(preset, steps=steps, locate_steps=0, paint_steps=0)
     if arm.scratch:
         return arm.change(replace(preset, ramp_steps=min(preset.ramp_steps, max(1, steps // 2))))
-    return arm.change(replace(preset, first_reach=task.reach, first_spread=task.spread))
+    return arm.change(replace(preset, first_reach=task.reach, first_spread=task.spread, draw_anew=True))
 
 
-def check_start(name: str, init: Path | None) -> None:
-    """Refuse to train an arm from scratch that starts from weights, and the other way round."""
-    if get_arm(name).scratch and init is not None:
-        raise ValueError(f"expected no --init for arm {name}, which starts from scratch, got {init}: leave it out")
-    if not get_arm(name).scratch and init is None:
-        raise ValueError(
-            f"expected --init for arm {name}, got none: give the folder of weights after the steps that teach to locate"
-        )
+def arm_start(name: str, preset: str, init: Path | None) -> Path | None:
+    """The folder of weights that an arm starts from, those that ship without an ``init``; None is from scratch."""
+    if get_arm(name).scratch:
+        if init is not None:
+            raise ValueError(f"expected no --init for arm {name}, which starts from scratch, got {init}: leave it out")
+        return None
+    if init is None and not (MANIFESTS / f"weights_{preset}.yaml").is_file():
+        raise ValueError(f"expected --init for arm {name}, got none: {preset} ships no weights, name a folder of some")
+    return init or shipped_folder(f"weights_{preset}", f"weights/{preset}/ours")

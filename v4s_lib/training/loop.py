@@ -20,8 +20,7 @@ from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
-from v4s_lib.training.loss import Sample, finding_loss, flow_matching_loss, localization_loss
-from v4s_lib.training.places import places_loss
+from v4s_lib.training.loss import flow_matching_loss, locating_loss
 from v4s_lib.training.muon import Muon
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
@@ -163,7 +162,7 @@ class _Run:
                 group["lr"] = rate * factor
         with self.accelerator.autocast():
             if locating:
-                loss = self.locate(sample)
+                loss = locating_loss(self.model, sample, config)
             else:
                 loss = flow_matching_loss(self.model, sample, config, noise, self.true_poses())
         value = self.accelerator.gather(loss.detach()).mean().item()
@@ -184,28 +183,6 @@ class _Run:
     def any_process(self, asked: bool) -> bool:
         """Whether any process says so: all of them have to stop at the same step."""
         return bool(self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device)).any())
-
-    def locate(self, sample: Sample) -> torch.Tensor:
-        """The loss of the steps that teach localizer, sight and finder alone."""
-        findings = self.model(
-            sample.target_latents,
-            torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
-            sample.target_time_index,
-            sample.context_latents,
-            sample.context_time_index,
-            words=sample.words if self.preset.model["vocabulary"] else None,
-            only_findings=True,
-        )
-        none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)
-        loss = localization_loss(findings, sample, none, ~sample.has_path)
-        if findings.found is not None:
-            heard = torch.ones(len(sample.shown), dtype=torch.bool, device=sample.shown.device)
-            loss = loss + self.preset.loss.finding * finding_loss(findings.found, sample.shown, heard)
-        if findings.compared is None:
-            return loss
-        context = (sample.context_depth, sample.context_poses[:, :, -1])
-        start = (sample.start_depth[:, None], sample.start_pose[:, None])
-        return loss + places_loss(findings.compared, context, start, self.preset.model["horizontal_fov"])
 
     def teach_painter_alone(self) -> None:
         """From now on nothing else learns, and no gradient goes further."""

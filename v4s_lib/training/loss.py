@@ -16,6 +16,7 @@ from v4s_lib.model.localizer import Told, pose_numbers
 from v4s_lib.model.outputs import Findings
 from v4s_lib.model.text import PADDING
 from v4s_lib.training.consistency import consistency_loss
+from v4s_lib.training.places import places_loss
 from v4s_lib.training.structure import structural_similarity
 
 
@@ -124,6 +125,30 @@ def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
     wanted = torch.cat([(total == 0).float(), shown / total.clamp(min=1e-6)], dim=1)
     error = torch.nn.functional.kl_div(logits.log_softmax(dim=1), wanted, reduction="none").sum(dim=1)
     return (error * counted).sum() / counted.sum().clamp(min=1)
+
+
+def locating_loss(model, sample: Sample, config: LossConfig) -> Tensor:
+    """The loss of the steps that teach localizer, sight and finder alone; targets are start frames."""
+    settings = _part(model, "config")
+    findings = model(
+        sample.target_latents,
+        torch.zeros(len(sample.target_latents), device=sample.target_latents.device),
+        sample.target_time_index,
+        sample.context_latents,
+        sample.context_time_index,
+        words=sample.words if settings.vocabulary else None,
+        only_findings=True,
+    )
+    none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)
+    loss = localization_loss(findings, sample, none, ~sample.has_path)
+    if findings.found is not None:
+        heard = torch.ones(len(sample.shown), dtype=torch.bool, device=sample.shown.device)
+        loss = loss + config.finding * finding_loss(findings.found, sample.shown, heard)
+    if findings.compared is None:
+        return loss
+    context = (sample.context_depth, sample.context_poses[:, :, -1])
+    start = (sample.start_depth[:, None], sample.start_pose[:, None])
+    return loss + places_loss(findings.compared, context, start, settings.horizontal_fov)
 
 
 def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:

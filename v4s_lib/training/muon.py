@@ -1,6 +1,6 @@
 """Muon (Jordan 2024), for processors that have no bf16 instructions, too.
 
-``torch.optim.Muon`` orthogonalises in bf16, matrix by matrix; where bf16 is emulated that alone takes ten seconds a step.
+``torch.optim.Muon`` orthogonalises in bf16, one matrix after the other; where bf16 is emulated that takes seconds.
 Source: https://kellerjordan.github.io/posts/muon/; update, rates and state are those of torch.
 """
 
@@ -47,9 +47,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(
-        torch.bfloat16 if fast_bf16(x.device) else torch.float32
-    )
+    dtype = torch.bfloat16 if fast_bf16(x.device) else torch.float32
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

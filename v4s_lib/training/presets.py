@@ -31,6 +31,7 @@ class Preset:
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
     paint_steps: int = 0  # last of the steps, that teach the painter alone, from what is worked out
+    draw_anew: bool = False  # of weights to start from keep what locates, and draw the rest from the seed
     locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float | None = 0.02  # for the matrices of the blocks; None leaves them to AdamW as well

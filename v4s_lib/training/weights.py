@@ -43,6 +43,8 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
 
 
 POSES = "pose_adapter."  # the beginning of its weights' names
+# What the steps that teach to locate leave as it was; of the blocks those after the localizer, too.
+DRAWS = (POSES, "localizer.carry", "localizer.adapter", "finder.tell_place", "painter.", "proj_out.", "scale_shift")
 # What a model can learn when it knows all else.
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
@@ -50,7 +52,7 @@ LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression",
 def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
     """Trained weights to start from; they must be of the preset's model, but for parts that it learns later.
 
-    A pose adapter for another encoding of the path starts anew.
+    A pose adapter for another encoding of the path starts anew; with ``preset.draw_anew`` all that draws does.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"expected a trained transformer in {folder}, got no config.json: train one first")
@@ -66,6 +68,10 @@ def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
             "start from another model or change the preset"
         )
     model = ContextVideoTransformer(**preset.model)
-    weights = {name: value for name, value in donor.state_dict().items() if not (anew and name.startswith(POSES))}
-    model.load_state_dict(weights, strict=not (grown or anew))
+    begins = (POSES,) if anew else ()
+    if preset.draw_anew:
+        later = range(model.config.localize_after or 0, model.config.num_layers)
+        begins = (*DRAWS, *(f"blocks.{number}." for number in later))
+    weights = {name: value for name, value in donor.state_dict().items() if not name.startswith(begins)}
+    model.load_state_dict(weights, strict=not (grown or begins))
     return model
