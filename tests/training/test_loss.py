@@ -15,8 +15,8 @@ VALUE = torch.tensor([0.5, -1.0, 0.25, 2.0])  # of the four channels
 PLAIN = LossConfig(drop_context=0.0, drop_instruction=0.0, other_context=0.0)
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def make_model(value: Tensor = VALUE, **changes: object) -> ContextVideoTransformer:
@@ -69,11 +69,11 @@ def sigmas(count: int, mean: float = 1.0) -> Tensor:
     return torch.sigmoid(torch.randn(count, generator=generator()) + mean)
 
 
-def shown(sample: Sample, config: LossConfig, **changes: object) -> dict[str, Tensor]:
+def shown(sample: Sample, config: LossConfig, seed: int = 3, **changes: object) -> dict[str, Tensor]:
     """What the model is called with."""
     model, calls = make_model(**changes), []
     model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-    flow_matching_loss(model, sample, config, generator())
+    flow_matching_loss(model, sample, config, generator(seed))
     (((noisy, timestep, _), others),) = calls
     return {"noisy": noisy, "timestep": timestep, **others}
 
@@ -236,6 +236,17 @@ def test_true_poses_reach_the_later_blocks_and_the_localizer_is_judged_by_its_ow
     expected += (target[:, 0] - pose_numbers(sample.start_pose)[:, None]).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert model.localizer.told == Told()
+
+
+def test_the_last_frame_is_always_painted_and_others_are_drawn():
+    """Of 4 frames or more, each once."""
+    sample, config = make_sample(), LossConfig(paint_frames=3)
+    moving, drawn = 4 * (sample.target_latents.shape[2] - 1), []
+    for seed in range(8):
+        seen = shown(sample, config, seed=seed)["paint_frames"]
+        assert len(set(seen)) == 3 and max(seen) == moving - 1 and min(seen) >= 0
+        drawn.append(tuple(seen[:-1]))
+    assert len(set(drawn)) > 4
 
 
 def test_the_same_generator_gives_the_same_loss():

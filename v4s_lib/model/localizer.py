@@ -126,12 +126,12 @@ def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
     """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3), and level.
 
     The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way,
-    and then about its own axis until its horizon is level; a plan that does not turn at all is not turned.
+    and then about its own axis until its horizon is level. A plan that does not turn at all is made level alone.
 
     Args:
         planned: c2w.
         place: in the same axes.
-        sure: (B,) how much of the angle is made up for, 0..1.
+        sure: (B,) how much of the angle is made up for, 0..1; with 0 a plan stays as it is.
         down: (B, 3) of unit length, where things fall, see ``fall``.
     """
     with torch.autocast(planned.device.type, enabled=False):
@@ -145,6 +145,7 @@ def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
         looks = (turning(done[..., None] * whole[:, None]) @ looks[..., None])[..., 0]
         right = torch.linalg.cross(down[:, None].expand_as(looks), looks, dim=-1)
         level = pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), frames[..., :3, 3]], dim=-2))
+        level = torch.where(sure[:, None, None, None] > 0, level, frames)
         return torch.cat([frames[:, :1], level[:, 1:]], dim=1).view_as(planned)
 
 

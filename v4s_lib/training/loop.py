@@ -62,7 +62,7 @@ def learning_rate(step: int, preset: Preset) -> float:
 
     The steps that teach to locate, to draw and to paint each have their own.
     """
-    ends = [preset.locate_steps, preset.steps - preset.paint_steps, preset.steps]
+    ends = [preset.locate_steps, preset.paint_from, preset.steps]
     last = next(end for end in ends if step < end)
     first = max([0, *(end for end in ends if end <= step)])
     left = (last - step) / max(1, preset.cooldown * (last - first))
@@ -150,7 +150,7 @@ class _Run:
     def train_step(self) -> float:
         """One optimizer step; returns its loss."""
         locating, config = self.step < self.preset.locate_steps, self.preset.loss
-        if self.step >= self.preset.steps - self.preset.paint_steps:
+        if self.step >= self.preset.paint_from:
             self.teach_painter_alone()
             config = replace(config, paint_frames=PAINTED_ALONE)
         sample = (self.locate_stream if locating else self.stream).sample(self.step)
@@ -185,15 +185,17 @@ class _Run:
         return bool(self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device)).any())
 
     def teach_painter_alone(self) -> None:
-        """From now on nothing else learns, and no gradient goes further."""
+        """From now on nothing else learns, and no gradient goes further; what it paints over are averaged weights."""
         model = self.accelerator.unwrap_model(self.model)
+        if self.step == self.preset.paint_from:
+            self.ema.copy_to(model.parameters())
         model.requires_grad_(False)
         for part in model.painter.layers():
             part.requires_grad_(True)
 
     def true_poses(self) -> float:
         """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
-        drawing = self.preset.steps - self.preset.locate_steps - self.preset.paint_steps
+        drawing = self.preset.paint_from - self.preset.locate_steps
         over = self.preset.true_poses_until * drawing
         return max(0.0, 1 - (self.step - self.preset.locate_steps) / over) if over else 0.0
 

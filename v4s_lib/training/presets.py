@@ -50,6 +50,11 @@ class Preset:
     least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
 
+    @property
+    def paint_from(self) -> int:
+        """The step from which on the painter learns alone."""
+        return max(self.locate_steps, self.steps - self.paint_steps)
+
 
 def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dict[str, Any]:
     return {
