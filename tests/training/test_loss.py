@@ -61,6 +61,7 @@ def make_sample(contexts: int = 2, targets: int = 3, value: Tensor = VALUE) -> S
         eye.expand(contexts * targets, 4, 4),
         torch.ones(contexts, 4, 4, 8),
         torch.ones(contexts * targets, 3, 4, 8),
+        torch.zeros(contexts * targets, 4, 8, dtype=torch.bool),
     )
 
 

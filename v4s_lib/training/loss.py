@@ -30,6 +30,7 @@ class LossConfig:
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
+    box: float = 0.5  # weight of the squared error where a box is in the last frame: it is a hundredth of the pixels
     paint_frames: int = 4  # of a clip, that a painter paints, the last among them; more cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
@@ -51,6 +52,7 @@ class Sample:
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
     context_depth: Tensor  # (S, P, H, W) metres, in each context latent's last frame; teaches sight, nothing else
     target_depth: Tensor  # (S*M, T, H, W) metres, in each target latent's last frame; teaches sight and consistency
+    boxed: Tensor  # (S*M, H, W) where a box is in the last frame; weighs the loss there, nothing else
 
     @property
     def start_depth(self) -> Tensor:
@@ -231,7 +233,10 @@ def flow_matching_loss(
         clips = (
             to_pixels(value[:, :, 1:].float(), painter.patch).flatten(1, 2) / 2 + 0.5 for value in (output, target)
         )
-        loss = loss + config.structure * (1 - structural_similarity(*(clip[:, painted] for clip in clips))).mean()
+        clips = [clip[:, painted] for clip in clips]
+        loss = loss + config.structure * (1 - structural_similarity(*clips)).mean()
+        missed = (clips[0][:, -1] - clips[1][:, -1]).square().mean(dim=-1) * sample.boxed
+        loss = loss + config.box * missed.sum() / sample.boxed.sum().clamp(min=1)
     if config.consistency:
         truth = (target, sample.target_depth, sample.camera_path[:, :, -1])
         fov = _part(model, "config").horizontal_fov
