@@ -235,8 +235,10 @@ def flow_matching_loss(
         )
         clips = [clip[:, painted] for clip in clips]
         loss = loss + config.structure * (1 - structural_similarity(*clips)).mean()
-        missed = (clips[0][:, -1] - clips[1][:, -1]).square().mean(dim=-1) * sample.boxed
-        loss = loss + config.box * missed.sum() / sample.boxed.sum().clamp(min=1)
+        nowhere = (no_context | elsewhere).repeat_interleave(count // len(context))
+        boxed = sample.boxed & ~(dropped | nowhere)[:, None, None]
+        missed = (clips[0][:, -1] - clips[1][:, -1]).square().mean(dim=-1) * boxed
+        loss = loss + config.box * missed.sum() / boxed.sum().clamp(min=1)
     if config.consistency:
         truth = (target, sample.target_depth, sample.camera_path[:, :, -1])
         fov = _part(model, "config").horizontal_fov
