@@ -33,7 +33,12 @@ def runs(tmp_path_factory) -> Path:
 
 def result(arm: str, seed: int, values: list[float], **changes: object) -> dict:
     shared = {"changes": "", "preset": "small", "split": "test", "seed": 0, "episodes": len(values)}
-    shared |= {"targets_seen": 100, "weights_sha256": f"{arm}{seed}", "measure": "picture"} | changes
+    shared |= {
+        "start": "located",
+        "targets_seen": 100,
+        "weights_sha256": f"{arm}{seed}",
+        "measure": "picture",
+    } | changes
     scored = {"ours": {"psnr_recall": values, "psnr": values}}
     return {"arm": arm, "training_seed": seed, "per_episode": scored, **shared}
 
@@ -54,6 +59,11 @@ def test_rooms_are_compared_in_pairs_over_the_seeds_that_both_have():
 def test_arms_that_saw_unequal_numbers_of_targets_are_not_compared():
     with pytest.raises(ValueError, match="^expected arms that saw as many targets, got {'no_box-seed1': 50, 'ref"):
         compare([result("no_box", 1, ROOMS, targets_seen=50)], [result("reference", 1, ROOMS)])
+
+
+def test_arms_that_started_from_other_weights_are_not_compared():
+    with pytest.raises(ValueError, match="^expected no_box and reference of one seed to start from the same weights"):
+        compare([result("no_box", 1, ROOMS, start="others")], [result("reference", 1, ROOMS)])
 
 
 def line(phone: float, usual: float, without: float) -> dict:
@@ -105,6 +115,18 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     check = {"results": "no_box-picture", "pair": "no_box - reference, psnr", "at_least": -100.0}
     assert evaluate(check, out).holds
     assert main([*asked, "--arms", "gap_0"]) == 2
+
+
+def test_an_arm_is_compared_with_a_reference_of_which_the_figures_alone_are_left(runs, tmp_path):
+    out = tmp_path / "out"
+    asked = ["--split", "validation", "--out", str(out), "--store", str(tmp_path / "store"), "--episodes", "1"]
+    assert main(["--runs", str(runs), "--arms", "reference", *asked]) == 0
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "no_box-seed3").symlink_to(runs / "no_box-seed3")
+    assert not (out / "no_box-picture.json").exists()
+    assert main(["--runs", str(tmp_path / "left"), *asked]) == 0
+    found = json.loads((out / "no_box-picture.json").read_text())
+    assert sorted(found["weights"]) == ["no_box-seed3", "reference-seed3"]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def score_run(
         "arm": name,
         "changes": get_arm(name).changes,
         "training_seed": int(training_seed),
-        **{fact: facts[fact] for fact in ("targets_seen", "minutes", "step")},
+        **{fact: facts[fact] for fact in ("targets_seen", "minutes", "step", "start")},
         "training_commit": facts["commit"],
         "measure": measure,
         "preset": preset.name,
@@ -105,7 +105,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     """An arm and its reference, room by room, over the training seeds that both have.
 
     Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC".
-    Raises ``ValueError`` where they did not see as many targets.
+    Raises ``ValueError`` where they did not see as many targets, or started from other weights.
     """
     by_seed = {result["training_seed"]: result for result in references}
     pairs = [(result, by_seed[result["training_seed"]]) for result in arms if result["training_seed"] in by_seed]
@@ -114,6 +114,12 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     targets = {name: result["targets_seen"] for name, result in runs.items()}
     if len(set(targets.values())) > 1:
         raise ValueError(f"expected arms that saw as many targets, got {targets}: train them with the same --steps")
+    for one, other in pairs:
+        if one["start"] != other["start"]:
+            raise ValueError(
+                f"expected {one['arm']} and {other['arm']} of one seed to start from the same weights, "
+                "got two: train both from one --init"
+            )
     scenes = np.tile(np.arange(first["episodes"]), len(pairs))
     rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
     gain = {}
@@ -126,6 +132,16 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     return {**shared, "weights": weights, "targets_seen": targets, "rows": rows, "gain": gain}
+
+
+def stored_results(folder: Path, measure: str, split: str, episodes: int) -> dict[str, list[dict[str, Any]]]:
+    """What ``folder`` holds of a measure on the same test rooms, by arm."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob(f"*-seed*-{measure}.json")):
+        found = json.loads(file.read_text())
+        if (found["split"], found["episodes"]) == (split, episodes):
+            results.setdefault(found["arm"], []).append(found)
+    return results
 
 
 def metric_columns(pairs: list[tuple[dict[str, Any], dict[str, Any]]], metric: str) -> dict[str, np.ndarray]:
@@ -171,17 +187,17 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     found = find_runs(args.runs, args.arms)
     for measure in args.measures:
-        results: dict[str, list[dict[str, Any]]] = {}
         for name, seeds in found.items():
             for seed in seeds:
                 run = args.runs / f"{name}-seed{seed}"
-                results.setdefault(name, []).append(score_run(run, measure, args.split, args.episodes, args.store))
-                save_results(results[name][-1], args.out / "scored" / f"{run.name}-{measure}.json")
-        for name, scored in results.items():
-            reference = get_arm(name).reference
-            seeds = set(found[name]) & set(found.get(reference, []))
-            if reference != name and seeds:
-                save_results(compare(scored, results[reference]), args.out / f"{name}-{measure}.json")
+                scored = score_run(run, measure, args.split, args.episodes, args.store)
+                save_results(scored, args.out / "scored" / f"{run.name}-{measure}.json")
+        results = stored_results(args.out / "scored", measure, args.split, args.episodes)
+        for name in results:
+            reference = results.get(get_arm(name).reference, [])
+            shared = {one["training_seed"] for one in results[name]} & {one["training_seed"] for one in reference}
+            if get_arm(name).reference != name and shared:
+                save_results(compare(results[name], reference), args.out / f"{name}-{measure}.json")
     print(arms_table(args.out))
 
 

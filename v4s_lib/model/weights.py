@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -35,9 +35,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weights_digest(*models: nn.Module) -> str:
     """sha256 over the weights of models: name and every bit of each, in the order of the names."""
+    return state_digest(*(model.state_dict() for model in models))
+
+
+def state_digest(*states: dict[str, Tensor]) -> str:
+    """``weights_digest`` of models' states, or of parts of them."""
     digest = hashlib.sha256()
-    for model in models:
-        for name, value in sorted(model.state_dict().items()):
+    for state in states:
+        for name, value in sorted(state.items()):
             digest.update(name.encode())
             digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

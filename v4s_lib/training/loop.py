@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.weights import state_digest
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
@@ -26,7 +27,7 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
-from v4s_lib.training.weights import initial_model
+from v4s_lib.training.weights import initial_model, initial_weights
 
 PAINTED_ALONE = 8  # frames of a clip that a painter paints in the steps that teach it alone; our choice
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
@@ -133,6 +134,8 @@ class _Run:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
         torch.manual_seed(seed)
         model = ContextVideoTransformer(**preset.model) if init is None else initial_model(preset, Path(init))
+        # Which weights it started from; None is from scratch.
+        self.start = None if init is None else state_digest(initial_weights(preset, Path(init)))
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
         optimizers = make_optimizers(model, preset)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -226,7 +229,8 @@ class _Run:
     def contract(self) -> dict:
         """What must be the same when a run goes on."""
         values = json.loads(json.dumps(asdict(self.preset)))
-        return {**{name: value for name, value in values.items() if name not in FREE}, "seed": self.seed}
+        values = {name: value for name, value in values.items() if name not in FREE}
+        return {**values, "seed": self.seed, "start": self.start}
 
     def save(self) -> None:
         def write(folder: Path) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from v4s_lib.data.manifests import shipped_folder
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.weights import check_keys
 from v4s_lib.training.presets import Preset, get_preset
 
 
@@ -50,6 +52,14 @@ LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression",
 
 
 def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
+    """The preset's model with ``initial_weights``; what they leave out is random."""
+    weights = initial_weights(preset, folder)
+    model = ContextVideoTransformer(**preset.model)
+    check_keys(folder, (), model.load_state_dict(weights, strict=False).unexpected_keys)
+    return model
+
+
+def initial_weights(preset: Preset, folder: Path) -> dict[str, Tensor]:
     """Trained weights to start from; they must be of the preset's model, but for parts that it learns later.
 
     A pose adapter for another encoding of the path starts anew; with ``preset.draw_anew`` all that draws does.
@@ -59,7 +69,6 @@ def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
     donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
     grown = [name for name in LATER if wanted.get(name) and not donor.config.get(name)]
-    anew = wanted["pose_encoding"] != donor.config.pose_encoding
     same = {name: value for name, value in wanted.items() if name not in [*grown, "pose_encoding"]}
     differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:
@@ -67,11 +76,8 @@ def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
             f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
             "start from another model or change the preset"
         )
-    model = ContextVideoTransformer(**preset.model)
-    begins = (POSES,) if anew else ()
+    anew = () if wanted["pose_encoding"] == donor.config.pose_encoding else (POSES,)
     if preset.draw_anew:
-        later = range(model.config.localize_after or 0, model.config.num_layers)
-        begins = (*DRAWS, *(f"blocks.{number}." for number in later))
-    weights = {name: value for name, value in donor.state_dict().items() if not name.startswith(begins)}
-    model.load_state_dict(weights, strict=not (grown or begins))
-    return model
+        later = range(donor.config.localize_after or 0, donor.config.num_layers)
+        anew = (*DRAWS, *(f"blocks.{number}." for number in later))
+    return {name: value for name, value in donor.state_dict().items() if not name.startswith(anew)}
