@@ -30,7 +30,7 @@ class LossConfig:
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
-    box: float = 0.5  # weight of the squared error where a box is in the last frame: it is a hundredth of the pixels
+    box: float = 0.2  # weight of the squared error where a box is in the last frame: it is a hundredth of the pixels
     paint_frames: int = 4  # of a clip, that a painter paints, the last among them; more cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
