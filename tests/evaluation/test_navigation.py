@@ -69,6 +69,33 @@ def test_a_line_that_a_kill_has_torn_is_scored_again(tmp_path):
     assert [json.loads(line)["episode"] for line in store.read_text().splitlines()] == [0, 1, 2]
 
 
+def test_parts_are_scored_apart_and_read_together(tmp_path):
+    asked = []
+
+    def score(index):
+        asked.append(index)
+        return {"ours": {"psnr": float(index)}}
+
+    store = tmp_path / "episodes.jsonl"
+    assert [line["episode"] for line in navigation.score_all(score, 5, store, False, (1, 2))] == [1, 3]
+    assert [line["episode"] for line in navigation.score_all(score, 5, store, False, (0, 2))] == [0, 2, 4]
+    assert [line["episode"] for line in navigation.score_all(score, 6, store, False)] == [0, 1, 2, 3, 4, 5]
+    assert asked == [1, 3, 0, 2, 4, 5]
+
+
+def test_two_workers_score_what_one_does(tmp_path, capsys):
+    asked = ["--preset", "smoke", "--episodes", "2", "--samples", "1", "--task", "grounding"]
+    tables = []
+    for workers in ("1", "2"):
+        folder = ["--store", str(tmp_path / workers), "--json", str(tmp_path / f"{workers}.json")]
+        assert main([*asked, *folder, "--workers", workers]) == 0
+        tables.append(json.loads((tmp_path / f"{workers}.json").read_text()))
+    assert tables[0] == tables[1]
+    assert len(list((tmp_path / "2").glob("*part*.jsonl"))) == 2
+    assert main([*asked, "--workers", "0"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("expected 1 or more workers, got 0")
+
+
 def test_episodes_of_one_scene_are_drawn_together_and_one_scene_has_no_interval():
     methods = [{"ours": {"psnr": value}, "no_context": {"psnr": 0.0}} for value in (1.0, 3.0, 8.0)]
     lines = [{"episode": i, "methods": scored, "scene": "aab"[i]} for i, scored in enumerate(methods)]

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from v4s_lib.command import command
+from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
 
 
@@ -25,8 +27,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, help="of ours an episode (default: 8 in navigation, 5 in grounding)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")
     args = parser.parse_args(arguments)
-    results = run_experiment(
+    if args.workers < 1:
+        raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
+    if args.workers > 1:
+        run_workers(score_part, args, [[str(number)] for number in range(args.workers)])
+    results = score(args)
+    if args.json:
+        save_results(results, args.json)
+    print_table(results)
+
+
+def score_part(args: argparse.Namespace, share: list[str], number: int) -> None:
+    """What worker ``number`` does: its episodes are stored, for ``score`` to read."""
+    score(args, (number, args.workers))
+
+
+def score(args: argparse.Namespace, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """The results of what was asked for."""
+    return run_experiment(
         args.task,
         args.preset,
         args.weights,
@@ -36,10 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         args.seed,
         args.store,
         args.samples,
+        part,
     )
-    if args.json:
-        save_results(results, args.json)
-    print_table(results)
 
 
 if __name__ == "__main__":

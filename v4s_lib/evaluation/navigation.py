@@ -161,21 +161,31 @@ def score_episode(
     return scores
 
 
-def score_all(score: Callable[[int], dict], episodes: int, store: Path, progress: bool = True) -> list[dict]:
-    """Score episodes 0.., one JSON line each; those that ``store`` holds already are read, not computed again."""
+def score_all(
+    score: Callable[[int], dict], episodes: int, store: Path, progress: bool = True, part: tuple[int, int] = (0, 1)
+) -> list[dict]:
+    """Score episodes 0.., one JSON line each; those that are stored already are read, not computed again.
+
+    With ``part`` (k, n) only every n-th from k on, into a store of its own beside ``store``: so n processes share the
+    work, and a call without ``part`` reads what they have stored.
+    """
     store.parent.mkdir(parents=True, exist_ok=True)
-    text = store.read_text() if store.is_file() else ""
+    own = store if part[1] == 1 else store.with_name(f"{store.stem}-part{part[0]}of{part[1]}.jsonl")
+    text = own.read_text() if own.is_file() else ""
     whole = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
     if whole != text:
-        store.write_text(whole)
-    done = {line["episode"]: line for line in map(json.loads, whole.splitlines())}
-    with store.open("a") as file:
-        for index in tqdm(range(episodes), disable=not progress, desc="episodes"):
+        own.write_text(whole)
+    stored = [file.read_text() for file in sorted(store.parent.glob(f"{store.stem}*.jsonl"))]
+    lines = [line for text in stored for line in text[: text.rfind("\n") + 1].splitlines()]
+    done = {line["episode"]: line for line in map(json.loads, lines)}
+    wanted = range(episodes)[part[0] :: part[1]]
+    with own.open("a") as file:
+        for index in tqdm(wanted, disable=not progress, desc="episodes"):
             if index not in done:
                 done[index] = {"episode": index, "methods": score(index)}
                 file.write(json.dumps(done[index]) + "\n")
                 file.flush()
-    return [done[index] for index in range(episodes)]
+    return [done[index] for index in wanted]
 
 
 def scenes_of(lines: list[dict]) -> np.ndarray:

@@ -86,6 +86,7 @@ def run_experiment(
     seed: int = 0,
     store: Path = Path("runs/evaluation"),
     samples: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Score a preset; the keys are those of DESIGN §8, with ``gain`` for the paired differences.
 
@@ -98,6 +99,7 @@ def run_experiment(
         seed: of the sampling noise and the context.
         store: folder of the scored episodes, to go on from.
         samples: of ours an episode; None is the experiment's. One is enough for all but the means and the best of k.
+        part: k and n score every n-th episode from k on alone, see ``score_all``.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
     samples = samples or experiment.samples
@@ -107,6 +109,7 @@ def run_experiment(
         lambda index: experiment.score(models, preset, split, index, seed, samples),
         episodes,
         store / f"{task}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed, samples)}.jsonl",
+        part=part,
     )
     return {
         "task": task,
