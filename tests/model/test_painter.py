@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from v4s_lib.model import painter
 from v4s_lib.model.cloud import COUNT, view
 from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix, smooth
-from v4s_lib.model.painter import Painter, suggest_box
+from v4s_lib.model.painter import Painter
 from v4s_lib.worlds.cameras import Camera
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -59,36 +58,6 @@ def test_what_it_keeps_is_the_view_where_there_is_one(painting, inputs):
     assert 0.1 < there.float().mean() < 0.99
     torch.testing.assert_close(painted[there], seen[..., :3][there], **CLOSE)
     torch.testing.assert_close(painted[~there], draft[~there], **CLOSE)
-
-
-def test_a_box_is_suggested_around_what_is_named():
-    """One pixel around all that is named at least half as much as the most; cut at the edge; none around nothing."""
-    named = torch.zeros(4, 6, 8)
-    named[0, 2, 3], named[0, 3, 4], named[0, 5, 7] = 0.8, 0.5, 0.3
-    named[1, 0, 0] = 1.0
-    named[2, 3, 3] = 0.05
-    expected = torch.zeros(4, 6, 8)
-    expected[0, 1:5, 2:6] = 1
-    expected[0, 2:4, 3:5] = 0
-    expected[1, :2, :2] = 1
-    expected[1, 0, 0] = 0
-    assert torch.equal(suggest_box(named), expected)
-
-
-@torch.no_grad()
-def test_the_suggested_box_fades_in_with_the_last_latent(painting, inputs, monkeypatch):
-    """Whole in the last frame, weaker by a quarter in each before it, the same for frames that are painted alone."""
-    seen = []
-    monkeypatch.setattr(painter, "suggest_box", torch.ones_like)
-    painting.painter.fine.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    painting(**inputs)
-    painting(**inputs, paint_frames=[2, 5])
-    count = to_pixels(inputs["target_latents"][:, :, 1:], 4).flatten(1, 2).shape[1]
-    strength = torch.cat(seen)[:, -1].amax(dim=(1, 2))
-    expected = torch.zeros(count)
-    expected[-4:] = torch.tensor([0.25, 0.5, 0.75, 1])
-    targets = len(inputs["target_latents"])
-    assert torch.equal(strength, torch.cat([expected.repeat(targets), expected[[2, 5]].repeat(targets)]))
 
 
 def test_a_few_frames_at_a_time_are_painted_as_all_together(painting, inputs):

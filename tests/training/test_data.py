@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.training.data import RoomStream, box_pixels, draw_sample, step_seed
+from v4s_lib.training.data import RoomStream, draw_sample, step_seed
 from v4s_lib.training.loss import Sample
 from v4s_lib.training.presets import SMOKE
 
@@ -125,23 +124,6 @@ def test_poses_for_a_localizer_stand_in_the_axes_of_the_last_context_frame(strea
         starts = scan[-1, -1] @ sample.start_pose.unflatten(0, (-1, SMOKE.task.targets))[row]
         distance = (starts[:, None] - batch.target_c2w[0, :, 0]).flatten(2).abs().amax(dim=2).amin(dim=1)
         assert (distance < 1e-5).all()
-
-
-def test_a_box_is_where_a_clip_that_stands_still_changes_in_its_tail():
-    frames = torch.rand(3, 13, 6, 8, 3)
-    frames[1:, 8:] = frames[1:, 8:9]
-    frames[1, 10:, 2, 1:5] = 0.5
-    expected = torch.zeros(3, 6, 8, dtype=torch.bool)
-    expected[1, 2, 1:5] = True
-    assert torch.equal(box_pixels(frames, torch.tensor([False, True, True]), 1), expected)
-    assert not box_pixels(frames, torch.tensor([True, True, True]), 0).any()
-
-
-def test_the_boxes_of_a_sample_are_magenta_in_the_last_frame(stream):
-    sample = stream.sample(0)
-    assert sample.boxed.any()
-    last = to_pixels(sample.target_latents, SMOKE.patch_size)[:, -1, -1]
-    assert torch.allclose(last[sample.boxed], torch.tensor([1.0, -1, 1]), atol=1e-6)
 
 
 def test_contexts_must_be_a_multiple_of_reuse():

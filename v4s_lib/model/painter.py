@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
-from v4s_lib.model.cloud import CHANNELS, COUNT, NAMED, Cloud, view
+from v4s_lib.model.cloud import CHANNELS, COUNT, Cloud, view
 from v4s_lib.model.codec import FRAMES_PER_LATENT, to_latents, to_pixels
 from v4s_lib.worlds.cameras import Camera
 
 WIDTHS = (32, 48, 96)  # of the convolutions
 TOGETHER = 8  # frames painted at a time where nothing is learnt: what a CPU's cache holds
-# The view, the draft, the noisy frame; the noise level, how much of the start is known, where a box would be.
-INPUTS = CHANNELS + 3 + 3 + 3
-NAMED_ENOUGH = 0.1  # of a view's most named pixel, for something to be named at all; our choice
+INPUTS = CHANNELS + 3 + 3 + 2  # the view, the draft, the noisy frame, the noise level, how much of the start is known
 
 
 @dataclass
@@ -88,11 +86,8 @@ class Painter(nn.Module):
         shape = seen.shape[:-1]
         levels = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames], scene.shared[:, None]
         constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
-        left = drafts.shape[1] - 1 - torch.tensor(frames, device=draft.device)
-        strength = (1 - left / FRAMES_PER_LATENT).clamp(min=0)  # the last latent of a clip may be a box tail
-        box = suggest_box(seen[..., NAMED]) * strength[:, None, None]
         pictures = [value[:, frames] for value in (drafts, given)]
-        x = torch.cat([seen, *pictures, *constant, box[..., None]], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
+        x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)
         few = len(x) if torch.is_grad_enabled() or x.is_cuda else TOGETHER
         told = torch.cat([self.paint(part) for part in x.split(few)])
         told = told.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1)).type_as(drafts)
@@ -100,10 +95,6 @@ class Painter(nn.Module):
         painted = drafts.clone()
         painted[:, frames] = pictures[0] + change + kept * (seen[..., :3].type_as(drafts) - pictures[0])
         return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)
-
-    def layers(self) -> list[nn.Module]:
-        """What paints; without what tells the tokens something."""
-        return [self.fine, self.middle, self.coarse, self.join_middle, self.join_fine, self.change]
 
     def paint(self, x: Tensor) -> Tensor:
         """Colours to add and how far the view is kept, (N, 4, H, W), of frames (N, INPUTS, H, W)."""
@@ -113,25 +104,3 @@ class Painter(nn.Module):
         middle = self.join_middle(torch.cat([middle, up], dim=1))
         up = nn.functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
         return self.change(self.join_fine(torch.cat([fine, up], dim=1)))
-
-
-def suggest_box(named: Tensor) -> Tensor:
-    """Where a box around what is named would be drawn: (..., H, W), one on its outline and zero elsewhere.
-
-    ``named`` (..., H, W) is how far pixels show it, 0..1; those count that do so half as much as the one that does most
-    (the half found the size of the true box best, of 0.1, 0.2, .. 0.6, in 24 validation rooms). A painter may heed it.
-    """
-    most = named.amax(dim=(-2, -1), keepdim=True)
-    there = (named > most / 2) & (most > NAMED_ENOUGH)
-    rows, columns = there.any(dim=-1), there.any(dim=-2)
-    inner = _between(rows, 0)[..., :, None] & _between(columns, 0)[..., None, :]
-    outer = _between(rows, 1)[..., :, None] & _between(columns, 1)[..., None, :]
-    return (outer & ~inner).to(named)
-
-
-def _between(some: Tensor, margin: int) -> Tensor:
-    """Which of N places (..., N) lie between the first and the last of ``some`` (..., N), or ``margin`` beyond."""
-    number = torch.arange(some.shape[-1], device=some.device)
-    first = torch.where(some, number, some.shape[-1]).amin(dim=-1, keepdim=True) - margin
-    last = torch.where(some, number, -1).amax(dim=-1, keepdim=True) + margin
-    return (number >= first) & (number <= last) & some.any(dim=-1, keepdim=True)

@@ -103,7 +103,7 @@ def arm_preset(name: str, preset: Preset, steps: int = STEPS) -> Preset:
     the steps at most.
     """
     arm, task = get_arm(name), preset.task
-    preset = replace(preset, steps=steps, locate_steps=0, paint_steps=0)
+    preset = replace(preset, steps=steps, locate_steps=0)
     if arm.scratch:
         return arm.change(replace(preset, ramp_steps=min(preset.ramp_steps, max(1, steps // 2))))
     return arm.change(replace(preset, first_reach=task.reach, first_spread=task.spread, draw_anew=True))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
-from v4s_lib.model.codec import FRAMES_PER_LATENT, PatchCodec
+from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.sight import CELL
 from v4s_lib.model.text import tokenize, vocabulary
@@ -49,7 +49,6 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
                 batch.scan_depth[:, keep],
                 batch.target_depth[:, chosen].flatten(0, 1),
-                box_pixels(batch.target_frames[:, chosen].flatten(0, 1), seeks, task.tail_latents),
             )
         )
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
@@ -76,15 +75,6 @@ def cell_share(instance: Tensor, sought: Tensor) -> Tensor:
     """
     shown = (instance[:, None, :, -1] == sought[:, :, None, None, None]).float()
     return shown.unflatten(-1, (-1, CELL)).unflatten(-3, (-1, CELL)).mean(dim=(-3, -1)).flatten(2).flatten(0, 1)
-
-
-def box_pixels(frames: Tensor, seeks: Tensor, tail: int) -> Tensor:
-    """Where a box has been drawn in the last of frames (B, F, H, W, 3): what has changed there (B, H, W) in the tail.
-
-    Clips that seek an object (B,) stand still in their last ``tail`` latents; others have no box.
-    """
-    changed = (frames[:, -1] - frames[:, -1 - FRAMES_PER_LATENT * tail]).abs().amax(dim=-1) > 0
-    return changed & seeks.to(frames.device)[:, None, None]
 
 
 class RoomStream:

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
 from v4s_lib.training.weights import initial_model, initial_weights
 
-PAINTED_ALONE = 8  # frames of a clip that a painter paints in the steps that teach it alone; our choice
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
     "muon_lr",
@@ -61,11 +60,9 @@ def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimi
 def learning_rate(step: int, preset: Preset) -> float:
     """Factor of both learning rates: linear warm-up, constant, linear cool-down. By step, never by clock.
 
-    The steps that teach to locate, to draw and to paint each have their own.
+    The steps that teach to locate and those that teach to draw each have their own.
     """
-    ends = [preset.locate_steps, preset.paint_from, preset.steps]
-    last = next(end for end in ends if step < end)
-    first = max([0, *(end for end in ends if end <= step)])
+    first, last = (0, preset.locate_steps) if step < preset.locate_steps else (preset.locate_steps, preset.steps)
     left = (last - step) / max(1, preset.cooldown * (last - first))
     return min(1.0, (step - first + 1) / max(1, preset.warmup), left)
 
@@ -152,10 +149,7 @@ class _Run:
 
     def train_step(self) -> float:
         """One optimizer step; returns its loss."""
-        locating, config = self.step < self.preset.locate_steps, self.preset.loss
-        if self.step >= self.preset.paint_from:
-            self.teach_painter_alone()
-            config = replace(config, paint_frames=PAINTED_ALONE)
+        locating = self.step < self.preset.locate_steps
         sample = (self.locate_stream if locating else self.stream).sample(self.step)
         noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
         factor = learning_rate(self.step, self.preset)
@@ -165,9 +159,9 @@ class _Run:
                 group["lr"] = rate * factor
         with self.accelerator.autocast():
             if locating:
-                loss = locating_loss(self.model, sample, config)
+                loss = locating_loss(self.model, sample, self.preset.loss)
             else:
-                loss = flow_matching_loss(self.model, sample, config, noise, self.true_poses())
+                loss = flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
         value = self.accelerator.gather(loss.detach()).mean().item()
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -187,18 +181,9 @@ class _Run:
         """Whether any process says so: all of them have to stop at the same step."""
         return bool(self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device)).any())
 
-    def teach_painter_alone(self) -> None:
-        """From now on nothing else learns, and no gradient goes further; what it paints over are averaged weights."""
-        model = self.accelerator.unwrap_model(self.model)
-        if self.step == self.preset.paint_from:
-            self.ema.copy_to(model.parameters())
-        model.requires_grad_(False)
-        for part in model.painter.layers():
-            part.requires_grad_(True)
-
     def true_poses(self) -> float:
         """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
-        drawing = self.preset.paint_from - self.preset.locate_steps
+        drawing = self.preset.steps - self.preset.locate_steps
         over = self.preset.true_poses_until * drawing
         return max(0.0, 1 - (self.step - self.preset.locate_steps) / over) if over else 0.0
 

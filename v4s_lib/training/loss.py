@@ -30,8 +30,7 @@ class LossConfig:
     localization: float = 1.0  # weight of the localizer's squared error, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
-    box: float = 0.2  # weight of the squared error where a box is in the last frame: it is a hundredth of the pixels
-    paint_frames: int = 4  # of a clip, that a painter paints, the last among them; more cost more than they teach
+    paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
 
@@ -52,7 +51,6 @@ class Sample:
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
     context_depth: Tensor  # (S, P, H, W) metres, in each context latent's last frame; teaches sight, nothing else
     target_depth: Tensor  # (S*M, T, H, W) metres, in each target latent's last frame; teaches sight and consistency
-    boxed: Tensor  # (S*M, H, W) where a box is in the last frame; weighs the loss there, nothing else
 
     @property
     def start_depth(self) -> Tensor:
@@ -213,7 +211,7 @@ def flow_matching_loss(
     told = Told(path=sample.camera_path, led=no_path & ~dropped)
     if truth:
         told = Told(sample.context_poses, sample.target_poses(no_context))
-    painted = torch.randperm(moving - 1, generator=generator)[: config.paint_frames - 1].tolist() + [moving - 1]
+    painted = torch.randperm(moving, generator=generator)[: config.paint_frames].tolist()
     with teacher_forcing(model, told):
         output, findings = model(
             noisy,
@@ -233,12 +231,7 @@ def flow_matching_loss(
         clips = (
             to_pixels(value[:, :, 1:].float(), painter.patch).flatten(1, 2) / 2 + 0.5 for value in (output, target)
         )
-        clips = [clip[:, painted] for clip in clips]
-        loss = loss + config.structure * (1 - structural_similarity(*clips)).mean()
-        nowhere = (no_context | elsewhere).repeat_interleave(count // len(context))
-        boxed = sample.boxed & ~(dropped | nowhere)[:, None, None]
-        missed = (clips[0][:, -1] - clips[1][:, -1]).square().mean(dim=-1) * boxed
-        loss = loss + config.box * missed.sum() / boxed.sum().clamp(min=1)
+        loss = loss + config.structure * (1 - structural_similarity(*(clip[:, painted] for clip in clips))).mean()
     if config.consistency:
         truth = (target, sample.target_depth, sample.camera_path[:, :, -1])
         fov = _part(model, "config").horizontal_fov

@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     preset = get_preset(args.preset)
     # The initial weights know where things are: no steps that teach it alone, and the task as it is at the end.
-    known = {"locate_steps": 0, "paint_steps": 0, "true_poses_until": 0.0}
+    known = {"locate_steps": 0, "true_poses_until": 0.0}
     preset = replace(preset, first_reach=preset.task.reach, first_spread=preset.task.spread, **known)
     arms = {}
     for name in args.arms:

@@ -22,7 +22,7 @@ class Preset:
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
     locate_steps: int  # first of the steps, that teach localizer, sight and finder alone: where before what
-    true_poses_until: float  # share of the steps that draw over which those fade out that are told true poses
+    true_poses_until: float  # share of the other steps over which those fade out that are told true poses
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
     steps: int  # optimizer steps
@@ -30,7 +30,6 @@ class Preset:
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
-    paint_steps: int = 0  # last of the steps, that teach the painter alone, from what is worked out
     draw_anew: bool = False  # of weights to start from keep what locates, and draw the rest from the seed
     locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
     loss: LossConfig = field(default_factory=LossConfig)
@@ -49,11 +48,6 @@ class Preset:
     guidance_scale: float = 1.0
     least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
-
-    @property
-    def paint_from(self) -> int:
-        """The step from which on the painter learns alone."""
-        return max(self.locate_steps, self.steps - self.paint_steps)
 
 
 def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dict[str, Any]:
@@ -98,8 +92,7 @@ SMALL = Preset(
     true_poses_until=1.0,  # such a step takes half as long, and what is worked out is nearly as good
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=3700,
-    paint_steps=200,
+    steps=3500,
     pool_targets=4,
     ema_decay=0.99,  # of a short run: a longer memory would still hold weights that cannot draw
     validate_every=400,
@@ -127,8 +120,7 @@ SMOKE = Preset(
     true_poses_until=0.6,
     model=_model(32, 2, 2, 8, _SMOKE_CAMERA),
     patch_size=8,
-    steps=5,
-    paint_steps=1,
+    steps=4,
     contexts=2,
     reuse=2,
     pool_targets=2,
