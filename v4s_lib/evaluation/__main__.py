@@ -3,11 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from v4s_lib.command import command
 from v4s_lib.data.workers import run_workers
-from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
+from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results, score_part
 
 
 @command("scored episodes are kept; run the same command to go on")
@@ -31,22 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.workers < 1:
         raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
-    if args.workers > 1:
-        run_workers(score_part, args, [[str(number)] for number in range(args.workers)])
-    results = score(args)
-    if args.json:
-        save_results(results, args.json)
-    print_table(results)
-
-
-def score_part(args: argparse.Namespace, share: list[str], number: int) -> None:
-    """What worker ``number`` does: its episodes are stored, for ``score`` to read."""
-    score(args, (number, args.workers))
-
-
-def score(args: argparse.Namespace, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """The results of what was asked for."""
-    return run_experiment(
+    asked = (
         args.task,
         args.preset,
         args.weights,
@@ -56,8 +40,13 @@ def score(args: argparse.Namespace, part: tuple[int, int] = (0, 1)) -> dict[str,
         args.seed,
         args.store,
         args.samples,
-        part,
     )
+    if args.workers > 1:
+        run_workers(score_part, asked, [[str(number), str(args.workers)] for number in range(args.workers)])
+    results = run_experiment(*asked)
+    if args.json:
+        save_results(results, args.json)
+    print_table(results)
 
 
 if __name__ == "__main__":

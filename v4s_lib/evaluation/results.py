@@ -132,6 +132,12 @@ def run_experiment(
     }
 
 
+def score_part(asked: tuple, part: list[str], number: int) -> None:
+    """What one of several processes does for ``run_experiment(*asked)``: its episodes are stored, for a call to read."""
+    first, step = map(int, part)
+    run_experiment(*asked, part=(first, step))
+
+
 def load_models(preset: Preset, weights: Path | None = None, first_frame_only: Path | None = None) -> Models:
     """The pipelines to compare; the first-frame-only one is left out where there is none."""
     ours = load_pipeline(preset, weights)
