@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from v4s_lib.model.cloud import COUNT, view
+from v4s_lib.model.cloud import COUNT, Cloud, view
 from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix, smooth
+from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
 from v4s_lib.worlds.cameras import Camera
 
@@ -58,6 +59,20 @@ def test_what_it_keeps_is_the_view_where_there_is_one(painting, inputs):
     assert 0.1 < there.float().mean() < 0.99
     torch.testing.assert_close(painted[there], seen[..., :3][there], **CLOSE)
     torch.testing.assert_close(painted[~there], draft[~there], **CLOSE)
+
+
+def test_a_box_goes_around_what_is_named_where_the_last_frame_looks(painting):
+    """One context frame seen from where it was taken: the box is the cell that is named; none behind the camera."""
+    camera = Camera(16, 24, 90.0)
+    place = 2 * camera.rays().reshape(1, -1, 3)
+    cache = ContextCache([], cloud=Cloud(place, torch.zeros(1, 384, 3), torch.ones(1, 384), torch.zeros(1, 384)))
+    logits = torch.full((3, 25), -20.0)
+    logits[0, 1 + 1] = logits[1, 1 + 1] = logits[2, 0] = 20.0  # the second of the upper row, and nothing
+    poses = torch.eye(4).expand(3, 2, 4, 4, 4).clone()
+    poses[1, -1, -1] = torch.diag(torch.tensor([-1.0, 1, -1, 1]))
+    boxes = painting.named_boxes(Findings(target_poses=poses, found=logits), cache)
+    assert boxes[0].tolist() == [0, 3, 4, 7] and boxes[1] is None and boxes[2] is None
+    assert painting.named_boxes(Findings(target_poses=poses), cache) == [None] * 3
 
 
 def test_a_few_frames_at_a_time_are_painted_as_all_together(painting, inputs):

@@ -1,6 +1,8 @@
 """What a processor is quick at."""
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from v4s_lib.training.processor import BF16_INSTRUCTIONS, fast_bf16, precision
 
@@ -11,5 +13,8 @@ def test_bf16_only_where_it_is_not_emulated(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {BF16_INSTRUCTIONS[0]: has}, raising=False)
         assert fast_bf16(torch.device("cpu")) == has
         assert precision("bf16") == ("bf16" if has else "no")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert Accelerator(mixed_precision=precision("bf16")).mixed_precision == precision("bf16")
+        AcceleratorState._reset_state(reset_partial_state=True)
         assert precision("no") == "no"
     assert fast_bf16(torch.device("cuda"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from v4s_lib.command import command
 from v4s_lib.evaluation.ledger import brief_table, ledger_table, read_ledger
+from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
@@ -91,6 +92,19 @@ def claims() -> str:
     return "\n\n".join([brief_table(entries), fold, ledger_table(entries), "</details>"])
 
 
+def benchmarks() -> str:
+    """The stored benchmarks' ratios, and what they were measured on."""
+    if not has_results("benchmarks"):
+        return "They have not been run for the record yet."
+    results = load_results("benchmarks")
+    kinds = {(found["machine"], found["threads"], found["torch"], found["pairs"]) for found in results.values()}
+    on = [
+        f"{machine}, threads: {threads}, torch {torch}, {pairs} pairs"
+        for machine, threads, torch, pairs in sorted(kinds)
+    ]
+    return f"Measured on {listed(on)}.\n\n{ratio_table(results)}"
+
+
 def with_tables(text: str) -> str:
     """``text`` with everything between its markers drawn anew from the stored results."""
     blocks: dict[str, Callable[[], str]] = {
@@ -98,6 +112,7 @@ def with_tables(text: str) -> str:
         "table: navigation_small": lambda: front_table("navigation_small"),
         "table: grounding_small": lambda: front_table("grounding_small"),
         "ledger": claims,
+        "benchmarks": benchmarks,
     }
     for name, draw in blocks.items():
         opening = f"<!-- {name} -->"

@@ -133,7 +133,7 @@ def run_experiment(
 
 
 def score_part(asked: tuple, part: list[str], number: int) -> None:
-    """What one of several processes does for ``run_experiment(*asked)``: its episodes are stored, for a call to read."""
+    """What one of several processes does for ``run_experiment(*asked)``: it stores its episodes, for a call to read."""
     first, step = map(int, part)
     run_experiment(*asked, part=(first, step))
 

@@ -20,6 +20,7 @@ from v4s_lib.worlds.cameras import Camera, inverse, to_room
 NEARER = 20.0  # a point twice as far away counts 2**-20 as much: what stands behind does not shine through; our choice
 CLOSEST = 0.05  # metres; nothing closer to the camera is shown
 CHANNELS = 6  # of a view: three colours, how much they differ, how far it is what words name, how many points
+NAMED = 4  # the channel that tells how far a pixel is what words name
 COUNT = 5  # the channel that tells where there are any
 
 

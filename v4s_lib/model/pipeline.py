@@ -35,6 +35,7 @@ class Video4SpatialOutput(BaseOutput):
     context_index: Tensor  # (P,) which latents of the context video were drawn
     context_used: bool = True  # False: none was given, or it shows none of the start frames and was put aside
     camera_path: Tensor | None = None  # (M, T, 4, 4, 4) c2w relative to the start frame: as asked for, or as planned
+    boxes: list[Tensor | None] | None = None  # of M planned paths, where the last frame shows what was named, or None
 
 
 def to_velocity(output: Tensor, noisy: Tensor, sigma: float, prediction_type: str) -> Tensor:
@@ -146,7 +147,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         # 2. Encode context, start frame and words
         device, dtype = self._execution_device, self.transformer.dtype
         start = encode_frames(self.codec, start_frame[:, None], device)
-        latent_count, path = ((num_frames or FRAMES) - 1) // 4 + 1, None
+        latent_count, path, boxes = ((num_frames or FRAMES) - 1) // 4 + 1, None, None
         if camera_path is not None:
             path = relative_to_start(camera_path.cpu().double())  # exact far from the world's origin
             latent_count, path = path.shape[1], path.float().to(device, dtype)
@@ -179,7 +180,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             kept = {name: value for name, value in conditional.items() if name.startswith("context")}
             unconditional = (self._branch(noise, context_index, True) if guide_context else kept) | unsaid
         if path is None and self.transformer.localizer is not None:
-            path = conditional["camera_path"] = self.plan(latents.to(dtype), target_index, conditional)
+            path, boxes = self.plan(latents.to(dtype), target_index, conditional)
+            conditional["camera_path"] = path
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
@@ -201,10 +203,13 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         del conditional, unconditional  # at full scale the caches of a one-way context are gigabytes
         frames = decode_latents(self.codec, latents).cpu()
         self.maybe_free_model_hooks()
-        return Video4SpatialOutput(frames, index, context is not None, None if path is None else path.float().cpu())
+        path = None if path is None else path.float().cpu()
+        return Video4SpatialOutput(frames, index, context is not None, path, boxes)
 
-    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> Tensor:
+    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> tuple[Tensor, list[Tensor | None]]:
         """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.
+
+        And a box (4,) around what it has found, where the path ends: see the transformer's ``named_boxes``.
 
         ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
         """
@@ -213,7 +218,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         planned = findings.target_poses
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)
-        return path
+        return path, self.transformer.named_boxes(findings, condition.get("context_cache"))
 
     def _text(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> tuple[dict, dict]:
         """Arguments of the transformer for ``count`` instructions, and for the null text; none if it does not read."""

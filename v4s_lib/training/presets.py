@@ -39,7 +39,7 @@ class Preset:
     warmup: int = 50  # steps
     cooldown: float = 0.3  # last share of the steps, over which both rates fall to zero
     ema_decay: float = 0.998
-    mixed_precision: str = "bf16"  # pays on a CPU only with bf16 instructions and a compiled model
+    mixed_precision: str = "bf16"  # float32 all the same on a CPU without bf16 instructions, see processor.py
     compile: bool = True  # where a C++ compiler or a GPU is at hand
     validate_every: int = 500  # steps
     validation_rooms: int = 16

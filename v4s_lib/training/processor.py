@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # the last is ARM's
@@ -25,7 +25,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 def precision(wanted: str) -> str:
     """The mixed precision that is ``wanted``, but none in place of a bf16 that would be emulated."""
-    return "no" if wanted == "bf16" and not fast_bf16(Accelerator().device) else wanted
+    return "no" if wanted == "bf16" and not fast_bf16(PartialState().device) else wanted
 
 
 def can_compile(accelerator: Accelerator) -> bool:
