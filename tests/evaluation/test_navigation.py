@@ -81,6 +81,9 @@ def test_parts_are_scored_apart_and_read_together(tmp_path):
     assert [line["episode"] for line in navigation.score_all(score, 5, store, False, (0, 2))] == [0, 2, 4]
     assert [line["episode"] for line in navigation.score_all(score, 6, store, False)] == [0, 1, 2, 3, 4, 5]
     assert asked == [1, 3, 0, 2, 4, 5]
+    navigation.score_all(score, 1, tmp_path / "episodes-2.jsonl", False)
+    navigation.score_all(score, 1, tmp_path / "episode.jsonl", False)  # a store whose name others begin with
+    assert asked == [1, 3, 0, 2, 4, 5, 0, 0]
 
 
 def test_two_workers_score_what_one_does(tmp_path, capsys):
@@ -92,6 +95,7 @@ def test_two_workers_score_what_one_does(tmp_path, capsys):
         tables.append(json.loads((tmp_path / f"{workers}.json").read_text()))
     assert tables[0] == tables[1]
     assert len(list((tmp_path / "2").glob("*part*.jsonl"))) == 2
+    assert main([*asked, "--episodes", "1", "--store", str(tmp_path / "many"), "--workers", "3"]) == 0
     assert main([*asked, "--workers", "0"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("expected 1 or more workers, got 0")
 

@@ -532,6 +532,8 @@ def test_a_planned_path_is_followed_as_if_it_had_been_given(make, inputs, make_p
     path = way[3:].expand(2, -1, -1, -1)  # the start frame is its latent's last
     output = pipeline(**inputs | {"camera_path": None}, instruction="a red ball", num_frames=9)
     planned = output.frames
-    assert output.camera_path.shape == (2, 3, 4, 4, 4)
-    given = pipeline(**inputs | {"camera_path": path}, instruction="a red ball").frames
+    assert output.camera_path.shape == (2, 3, 4, 4, 4) and output.boxes == [None, None]  # it has no finder
+    output = pipeline(**inputs | {"camera_path": path}, instruction="a red ball")
+    given = output.frames
+    assert output.boxes is None
     torch.testing.assert_close(planned, given, atol=1e-4, rtol=0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.model.drawn import disturbed, errors, randn
+from v4s_lib.model import alignment
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
@@ -104,6 +105,23 @@ def test_a_cell_is_paired_with_the_cell_of_its_key(sight):
     place = pairs.other.place.view(cells, NEIGHBOURS, 3)[torch.arange(cells), best]
     expected = (depth[0, 2].exp()[:, None] * sight.rays()).roll(-1, dims=0)
     torch.testing.assert_close(place, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_few_frames_at_a_time_are_paired_as_all_together(sight, monkeypatch):
+    """Five frames of two rooms: two at a time, and one that is left over."""
+    sight.log_scale.fill_(4.0)
+    frames, allowed = (2, 5, 24), torch.ones(5, 5, dtype=torch.bool).tril(-1)
+    keys = torch.nn.functional.normalize(randn(*frames, KEY, seed=0), dim=-1)
+    seen = Seen(keys, randn(*frames, seed=1) / 5, randn(*frames, seed=2) / 5)
+    found = []
+    for together in (5, 2):
+        monkeypatch.setattr(alignment, "AT_ONCE", together)
+        pairs, shown = pair_up(sight, seen, seen, allowed)
+        found.append([pairs.one.place, pairs.other.doubt, pairs.of_one, pairs.of_other, pairs.weight, shown])
+    for together, some in zip(*found, strict=True):
+        torch.testing.assert_close(some, together, atol=1e-6, rtol=0)
+    assert found[1][2].max() == 4
 
 
 def test_rays_go_through_the_middles_of_cells(sight):

@@ -17,4 +17,3 @@ def test_bf16_only_where_it_is_not_emulated(monkeypatch):
         assert Accelerator(mixed_precision=precision("bf16")).mixed_precision == precision("bf16")
         AcceleratorState._reset_state(reset_partial_state=True)
         assert precision("no") == "no"
-    assert fast_bf16(torch.device("cuda"))

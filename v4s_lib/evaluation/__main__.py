@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         args.store,
         args.samples,
     )
-    if args.workers > 1:
-        run_workers(score_part, asked, [[str(number), str(args.workers)] for number in range(args.workers)])
+    workers = min(args.workers, args.episodes)
+    if workers > 1:
+        run_workers(score_part, asked, [[str(number), str(workers)] for number in range(workers)])
     results = run_experiment(*asked)
     if args.json:
         save_results(results, args.json)

@@ -3,6 +3,7 @@
 Episodes are scored one at a time and appended to a file, so that an interrupted run goes on where it stopped.
 """
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable
@@ -175,7 +176,8 @@ def score_all(
     whole = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
     if whole != text:
         own.write_text(whole)
-    stored = [file.read_text() for file in sorted(store.parent.glob(f"{store.stem}*.jsonl"))]
+    parts = store.parent.glob(f"{glob.escape(store.stem)}-part*of*.jsonl")
+    stored = [file.read_text() for file in (store, *sorted(parts)) if file.is_file()]
     lines = [line for text in stored for line in text[: text.rfind("\n") + 1].splitlines()]
     done = {line["episode"]: line for line in map(json.loads, lines)}
     wanted = range(episodes)[part[0] :: part[1]]

@@ -88,7 +88,7 @@ def score_run(
         "arm": name,
         "changes": get_arm(name).changes,
         "training_seed": int(training_seed),
-        **{fact: facts[fact] for fact in ("targets_seen", "minutes", "step", "start")},
+        **{fact: facts.get(fact) for fact in ("targets_seen", "minutes", "step", "start", "precision")},
         "training_commit": facts["commit"],
         "measure": measure,
         "preset": preset.name,
@@ -105,7 +105,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     """An arm and its reference, room by room, over the training seeds that both have.
 
     Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC".
-    Raises ``ValueError`` where they did not see as many targets, or started from other weights.
+    Raises ``ValueError`` where they did not see as many targets, started from other weights or were scored otherwise.
     """
     by_seed = {result["training_seed"]: result for result in references}
     pairs = [(result, by_seed[result["training_seed"]]) for result in arms if result["training_seed"] in by_seed]
@@ -119,6 +119,10 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
             raise ValueError(
                 f"expected {one['arm']} and {other['arm']} of one seed to start from the same weights, "
                 "got two: train both from one --init"
+            )
+        if (one["preset"], one["seed"]) != (other["preset"], other["seed"]):
+            raise ValueError(
+                f"expected {one['arm']} and {other['arm']} scored at one scale with one seed, got two: score both again"
             )
     scenes = np.tile(np.arange(first["episodes"]), len(pairs))
     rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
                 scored = score_run(run, measure, args.split, args.episodes, args.store)
                 save_results(scored, args.out / "scored" / f"{run.name}-{measure}.json")
         results = stored_results(args.out / "scored", measure, args.split, args.episodes)
-        for name in results:
+        for name in (one for one in results if {one, get_arm(one).reference} & found.keys()):
             reference = results.get(get_arm(name).reference, [])
             shared = {one["training_seed"] for one in results[name]} & {one["training_seed"] for one in reference}
             if get_arm(name).reference != name and shared:

@@ -6,7 +6,7 @@ at once by a few Gauss-Newton steps, wrong pairs are let go by a robust weight, 
 measurement. Sources: generalized ICP (Segal et al., 2009), Geman and McClure's weight; the numbers are our choice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
 GUESS = (0.15, 0.3)  # standard deviations of the first guess: radians, metres
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
 STEPS = 4  # Gauss-Newton steps
+AT_ONCE = 8  # frames whose cells are looked for at a time: of all pairs of cells of a long video no memory holds enough
 
 
 @dataclass
@@ -62,9 +63,29 @@ def pair_up(sight: Sight, looking: Seen, shown: Seen, allowed: Tensor) -> tuple[
         all the cells of that frame, by how likely each shows the place. And (R, A * N) how likely each cell's place is
         shown at all.
     """
+    told = points(sight, shown)
+    parts = []
+    for first in range(0, len(allowed), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        pairs, likely = _pair_some(sight, looking.each(lambda value, s=some: value[:, s]), shown, told, allowed[some])
+        pairs.of_one = pairs.of_one + first
+        parts.append((pairs, likely))
+    return _join([pairs for pairs, _ in parts]), torch.cat([likely for _, likely in parts], dim=1)
+
+
+def _join(parts: list) -> Pairs | Points:
+    """All that some pairs, or points, are together."""
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(parts[0]))
+    return type(parts[0])(
+        *(torch.cat(column, dim=1) if isinstance(column[0], Tensor) else _join(column) for column in columns)
+    )
+
+
+def _pair_some(sight: Sight, looking: Seen, shown: Seen, other: Points, allowed: Tensor) -> tuple[Pairs, Tensor]:
+    """``pair_up`` at once; ``other`` are the points of ``shown``."""
     rooms, frames, cells = looking.keys.shape[:3]
     others = shown.keys.shape[1]
-    own, other = points(sight, looking), points(sight, shown)
+    own = points(sight, looking)
     logits = sight.logits(looking.keys.flatten(1, 2), shown.keys.flatten(1, 2), allowed)
     likely = logits.softmax(dim=-1)[..., 1:].unflatten(-1, (others, -1))  # R, A*N, P, N
     weight, frame = likely.sum(dim=-1).topk(min(NEIGHBOURS, others), dim=-1)  # R, A*N, K

@@ -20,6 +20,7 @@ FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
 SMOOTH = 9  # frames, an odd number, over which a planned path is averaged: two latents and one; our choice
 HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
+NAMES = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
 
@@ -125,13 +126,13 @@ def smooth(planned: Tensor) -> Tensor:
 def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
     """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3), and level.
 
-    The first frame stays; every other one is turned by that part of the angle which it has turned of the whole way,
-    and then about its own axis until its horizon is level. A plan that does not turn at all is made level alone.
+    Every frame is turned by that part of the angle which it has turned of the whole way, so the first is not, and then
+    about its own axis until its horizon is level. A plan whose words name nothing stays as it is.
 
     Args:
         planned: c2w.
         place: in the same axes.
-        sure: (B,) how much of the angle is made up for, 0..1; with 0 a plan stays as it is.
+        sure: (B,) how much of the angle is made up for, 0..1; it is below 1e-4 where they name nothing.
         down: (B, 3) of unit length, where things fall, see ``fall``.
     """
     with torch.autocast(planned.device.type, enabled=False):
@@ -145,8 +146,7 @@ def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
         looks = (turning(done[..., None] * whole[:, None]) @ looks[..., None])[..., 0]
         right = torch.linalg.cross(down[:, None].expand_as(looks), looks, dim=-1)
         level = pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), frames[..., :3, 3]], dim=-2))
-        level = torch.where(sure[:, None, None, None] > 0, level, frames)
-        return torch.cat([frames[:, :1], level[:, 1:]], dim=1).view_as(planned)
+        return torch.where(sure[:, None, None, None] > NAMES, level, frames).view_as(planned)
 
 
 def fall(c2w: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def fall(c2w: Tensor) -> Tensor:
         right, down = c2w[..., :3, 0], c2w[..., :3, 1].mean(dim=1)
         spread = right.transpose(1, 2) @ right / right.shape[1] - HELD * down[:, :, None] * down[:, None]
         across = torch.linalg.eigh(spread.nan_to_num()).eigenvectors[..., 0]  # it raises at what is not finite
-        return across * (across * down).sum(dim=-1, keepdim=True).sign()
+        return torch.where((across * down).sum(dim=-1, keepdim=True) < 0, -across, across)
 
 
 def _angle(one: Tensor, other: Tensor) -> Tensor:

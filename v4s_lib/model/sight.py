@@ -111,6 +111,7 @@ class Sight(nn.Module):
         """
         cells = self.size[0] * self.size[1]
         barred = ~allowed.repeat_interleave(cells, dim=0).repeat_interleave(cells, dim=1)
-        products = (queries @ keys.transpose(-1, -2)).masked_fill(barred, -1e4)
-        nothing = self.nothing.expand(*products.shape[:-1], 1)
-        return torch.cat([nothing, products], dim=-1) * self.log_scale.exp()
+        scale = self.log_scale.exp()
+        products = ((scale * queries) @ keys.transpose(-1, -2)).masked_fill_(barred, -1e4)
+        nothing = (scale * self.nothing).expand(*products.shape[:-1], 1)
+        return torch.cat([nothing, products], dim=-1)

@@ -130,9 +130,10 @@ class _Run:
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
         torch.manual_seed(seed)
-        model = ContextVideoTransformer(**preset.model) if init is None else initial_model(preset, Path(init))
-        # Which weights it started from; None is from scratch.
-        self.start = None if init is None else state_digest(initial_weights(preset, Path(init)))
+        model, self.start = ContextVideoTransformer(**preset.model), None  # from scratch
+        if init is not None:
+            weights = initial_weights(preset, Path(init))
+            model, self.start = initial_model(preset, weights), state_digest(weights)
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
         optimizers = make_optimizers(model, preset)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -222,6 +223,7 @@ class _Run:
             self.accelerator.save_state(str(folder), safe_serialization=True)
             torch.save(self.ema.state_dict(), folder / "ema.pt")
             state = {"step": self.step, "commit": current_commit(), "contract": self.contract()}
+            state["precision"] = self.accelerator.mixed_precision
             (folder / "run.json").write_text(json.dumps(state))
 
         if self.accelerator.is_main_process:

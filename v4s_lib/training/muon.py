@@ -17,7 +17,10 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Muon):
-    """``torch.optim.Muon``, but for the type it computes in, and it takes all matrices of one shape at once."""
+    """``torch.optim.Muon`` with its default settings, but for the type it computes in.
+
+    It takes all matrices of one shape at once. Learning rate, weight decay and momentum can be chosen.
+    """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

@@ -92,6 +92,7 @@ def run_facts(state: dict[str, Any], log: Path, hardware: str) -> dict[str, Any]
         "minutes": round(seconds / 60, 1),
         "hardware": hardware,
         "commit": state.get("commit", current_commit()),
+        "precision": state.get("precision"),
         **contract,
     }
 

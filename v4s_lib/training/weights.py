@@ -51,11 +51,10 @@ DRAWS = (POSES, "localizer.carry", "localizer.adapter", "finder.tell_place", "pa
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
 
-def initial_model(preset: Preset, folder: Path) -> ContextVideoTransformer:
+def initial_model(preset: Preset, weights: dict[str, Tensor]) -> ContextVideoTransformer:
     """The preset's model with ``initial_weights``; what they leave out is random."""
-    weights = initial_weights(preset, folder)
     model = ContextVideoTransformer(**preset.model)
-    check_keys(folder, (), model.load_state_dict(weights, strict=False).unexpected_keys)
+    check_keys("the initial weights", (), model.load_state_dict(weights, strict=False).unexpected_keys)
     return model
 
 
