@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from v4s_lib.command import command
-from v4s_lib.data.workers import run_workers
-from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results, score_part
+from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
 
 
 @command("scored episodes are kept; run the same command to go on")
@@ -30,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.workers < 1:
         raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
-    asked = (
+    results = run_experiment(
         args.task,
         args.preset,
         args.weights,
@@ -40,11 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         args.seed,
         args.store,
         args.samples,
+        args.workers,
     )
-    workers = min(args.workers, args.episodes)
-    if workers > 1:
-        run_workers(score_part, asked, [[str(number), str(workers)] for number in range(workers)])
-    results = run_experiment(*asked)
     if args.json:
         save_results(results, args.json)
     print_table(results)

@@ -172,14 +172,12 @@ def score_all(
     """
     store.parent.mkdir(parents=True, exist_ok=True)
     own = store if part[1] == 1 else store.with_name(f"{store.stem}-part{part[0]}of{part[1]}.jsonl")
-    text = own.read_text() if own.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
-    if whole != text:
-        own.write_text(whole)
-    parts = store.parent.glob(f"{glob.escape(store.stem)}-part*of*.jsonl")
-    stored = [file.read_text() for file in (store, *sorted(parts)) if file.is_file()]
-    lines = [line for text in stored for line in text[: text.rfind("\n") + 1].splitlines()]
-    done = {line["episode"]: line for line in map(json.loads, lines)}
+    files = (store, *sorted(store.parent.glob(f"{glob.escape(store.stem)}-part*of*.jsonl")))
+    stored = {file: file.read_text() for file in files if file.is_file()}
+    whole = {file: text[: text.rfind("\n") + 1] for file, text in stored.items()}  # a kill may have torn the last line
+    if whole.get(own) != stored.get(own):
+        own.write_text(whole[own])
+    done = {line["episode"]: line for line in map(json.loads, "".join(whole.values()).splitlines())}
     wanted = range(episodes)[part[0] :: part[1]]
     with own.open("a") as file:
         for index in tqdm(wanted, disable=not progress, desc="episodes"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, store_key, table
@@ -86,7 +87,7 @@ def run_experiment(
     seed: int = 0,
     store: Path = Path("runs/evaluation"),
     samples: int | None = None,
-    part: tuple[int, int] = (0, 1),
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Score a preset; the keys are those of DESIGN §8, with ``gain`` for the paired differences.
 
@@ -99,18 +100,14 @@ def run_experiment(
         seed: of the sampling noise and the context.
         store: folder of the scored episodes, to go on from.
         samples: of ours an episode; None is the experiment's. One is enough for all but the means and the best of k.
-        part: k and n score every n-th episode from k on alone, see ``score_all``.
+        workers: processes that share out the episodes, at most one for each.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
-    samples = samples or experiment.samples
-    models = load_models(preset, weights, first_frame_only)
-    digest = models_digest(models)
-    lines = score_all(
-        lambda index: experiment.score(models, preset, split, index, seed, samples),
-        episodes,
-        store / f"{task}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed, samples)}.jsonl",
-        part=part,
-    )
+    samples, workers = samples or experiment.samples, min(workers, episodes)
+    asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
+    if workers > 1:
+        run_workers(_score_part, asked, [[str(number), str(workers)] for number in range(workers)])
+    digest, lines = _score(*asked)
     return {
         "task": task,
         "preset": preset.name,
@@ -132,10 +129,34 @@ def run_experiment(
     }
 
 
-def score_part(asked: tuple, part: list[str], number: int) -> None:
-    """What one of several processes does for ``run_experiment(*asked)``: it stores its episodes, for a call to read."""
+def _score(
+    task: str,
+    preset: Preset,
+    weights: Path | None,
+    first_frame_only: Path | None,
+    split: str,
+    episodes: int,
+    seed: int,
+    store: Path,
+    samples: int,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[str, list[dict]]:
+    """The digest of the models, and the scored episodes of ``part``, see ``score_all``."""
+    models = load_models(preset, weights, first_frame_only)
+    digest = models_digest(models)
+    lines = score_all(
+        lambda index: EXPERIMENTS[task].score(models, preset, split, index, seed, samples),
+        episodes,
+        store / f"{task}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed, samples)}.jsonl",
+        part=part,
+    )
+    return digest, lines
+
+
+def _score_part(asked: tuple, part: list[str], number: int) -> None:
+    """What one of several processes does: its episodes are stored, for ``_score`` to read."""
     first, step = map(int, part)
-    run_experiment(*asked, part=(first, step))
+    _score(*asked, part=(first, step))
 
 
 def load_models(preset: Preset, weights: Path | None = None, first_frame_only: Path | None = None) -> Models:

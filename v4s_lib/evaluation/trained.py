@@ -197,11 +197,12 @@ def main(arguments: list[str] | None = None) -> None:
                 scored = score_run(run, measure, args.split, args.episodes, args.store)
                 save_results(scored, args.out / "scored" / f"{run.name}-{measure}.json")
         results = stored_results(args.out / "scored", measure, args.split, args.episodes)
-        for name in (one for one in results if {one, get_arm(one).reference} & found.keys()):
-            reference = results.get(get_arm(name).reference, [])
-            shared = {one["training_seed"] for one in results[name]} & {one["training_seed"] for one in reference}
-            if get_arm(name).reference != name and shared:
-                save_results(compare(results[name], reference), args.out / f"{name}-{measure}.json")
+        seeds_of = {name: {result["training_seed"] for result in scored} for name, scored in results.items()}
+        for name, scored in results.items():
+            reference = get_arm(name).reference
+            both, new = seeds_of[name] & seeds_of.get(reference, set()), {name, reference} & found.keys()
+            if reference != name and both and new:
+                save_results(compare(scored, results[reference]), args.out / f"{name}-{measure}.json")
     print(arms_table(args.out))
 
 

@@ -1,6 +1,7 @@
 """Context and start frames, placed by what they share; see ``sight``, ``alignment`` and ``refinement``."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
 from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames
+from v4s_lib.model.localizer import fall
 from v4s_lib.model.refinement import BLURS, QUICK, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
@@ -23,6 +25,11 @@ class PlacedFrames:
     pictures: Pictures
     c2w: Tensor  # (B, P, 4, 4)
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
+
+    @cached_property
+    def down(self) -> Tensor:
+        """Where things fall (B, 3), worked out once for all steps of a sampling."""
+        return fall(self.c2w)
 
     def repeat(self, batch: int) -> "PlacedFrames":
         """One row a target, for ``batch`` targets."""

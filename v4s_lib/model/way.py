@@ -7,7 +7,7 @@ from v4s_lib.data.boxes import mask_box
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import NAMED, make_cloud, view
 from v4s_lib.model.finder import named_place
-from v4s_lib.model.localizer import aim, fall, pose_matrix, smooth
+from v4s_lib.model.localizer import aim, pose_matrix, smooth
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import pair_start, place_context, place_start
@@ -90,7 +90,7 @@ class WayMixin:
             found = findings.found.detach()
             sure = 1 - found.softmax(dim=1)[:, 0]
             sure = sure * ~cache.frames.blind.repeat_interleave(len(sure) // len(cache.frames.blind))
-            down = fall(cache.frames.c2w).repeat_interleave(len(sure) // len(cache.frames.c2w), dim=0)
+            down = cache.frames.down.repeat_interleave(len(sure) // len(cache.frames.down), dim=0)
             placed = aim(placed, named_place(found, points), sure, down)
         findings.target_poses = self.localizer.way(placed)
         return states

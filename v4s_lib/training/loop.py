@@ -130,8 +130,9 @@ class _Run:
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
         torch.manual_seed(seed)
-        model, self.start = ContextVideoTransformer(**preset.model), None  # from scratch
-        if init is not None:
+        if init is None:
+            model, self.start = ContextVideoTransformer(**preset.model), None
+        else:
             weights = initial_weights(preset, Path(init))
             model, self.start = initial_model(preset, weights), state_digest(weights)
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)

@@ -30,8 +30,8 @@ class Preset:
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
-    draw_anew: bool = False  # of weights to start from keep what locates, and draw the rest from the seed
     locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
+    draw_anew: bool = False  # keep of weights to start from what locates; the rest comes from the seed
     loss: LossConfig = field(default_factory=LossConfig)
     muon_lr: float | None = 0.02  # for the matrices of the blocks; None leaves them to AdamW as well
     adamw_lr: float = 1e-3  # for everything else
