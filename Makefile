@@ -1,12 +1,14 @@
 # Every target sets up .venv by itself and is safe to repeat. Written for make 3.81 (macOS) and newer.
 #
 #   make test ARGS="-k pose"            pass options on
+#   make test WORKERS=4                 share the test files out over so many processes of one thread (0: none)
 #   make test PYTHON=python3.12         choose the Python that makes .venv (3.11 or newer)
 #   make test TORCH_INDEX=<index URL>   take PyTorch from this index, for instance its CPU wheels (see README.md)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
 TORCH_PIN := $(shell sed -n '/^torch==/p' constraints.txt)
@@ -25,7 +27,7 @@ reproduce: .venv/.installed
 	$(VENV_PYTHON) -m v4s_lib.evaluation.reproduce $(ARGS)
 
 test: .venv/.installed
-	$(VENV_PYTHON) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 lab: .venv/.installed
 	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
