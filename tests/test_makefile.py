@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH_PIN = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+PYTEST = "-m pytest -q -n 2 --dist loadfile"
 STAND_IN = """#!/bin/sh
 case "$*" in
   "-c import sys"*) exit "$VERSION_CHECK" ;;
@@ -55,7 +56,7 @@ def test_torch_is_installed_first_alone_and_exactly(folder):
         "-m venv .venv",
         f"-m pip install {TORCH_PIN}",
         "-m pip install -c constraints.txt -e .[test]",
-        "-m pytest -q -k pose",
+        f"{PYTEST} -k pose",
     ]
 
 
@@ -70,13 +71,13 @@ def test_a_second_run_installs_nothing(folder):
     make(folder, "test")
     calls(folder)
     make(folder, "test")
-    assert calls(folder) == ["-m pytest -q"]
+    assert calls(folder) == [PYTEST]
 
 
 def test_an_interrupted_install_starts_afresh(folder):
     assert make(folder, "test", install=1).returncode != 0
     assert not (folder / ".venv/.installed").exists()
-    assert "-m pytest -q" not in calls(folder)
+    assert PYTEST not in calls(folder)
     assert make(folder, "test").returncode == 0
     assert calls(folder)[0] == "-m venv --clear .venv"
     assert (folder / ".venv/.installed").exists()

@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass
 
+from tests.data.faulty_server import HALF
+
+REST = f"bytes={HALF}-"
+
 
 @dataclass(frozen=True)
 class Fault:
-    """What a server does, and what a user sees: the sentence that ``error`` matches, or the whole file."""
+    """What a server does, and what a user sees: the sentence that ``error`` matches, or the whole file.
+
+    ``ranges`` are the ``Range`` headers that the download must send, one a request; ``requests`` only counts them.
+    """
 
     does: str
     sees: str
@@ -14,14 +21,15 @@ class Fault:
     size: bool = True
     sha256: bool = True
     requests: int = 0
+    ranges: tuple[str | None, ...] | None = None
 
 
 FAULTS = [
-    Fault("cuts the connection half-way", "goes on from the half", ("truncates", "good"), requests=2),
-    Fault("stalls half-way", "goes on from the half after the time-out", ("stalls", "good"), requests=2),
+    Fault("cuts the connection half-way", "goes on from the half", ("truncates", "good"), ranges=(None, REST)),
+    Fault("stalls half-way", "goes on from the half after the time-out", ("waits", "good"), ranges=(None, REST)),
     Fault("closes without an answer", "tries again", ("drops", "good"), requests=2),
     Fault("never answers", "gives up after the last try", ("drops",), r"got no answer .*: check the network, then run"),
-    Fault("flips a byte once", "downloads again", ("flips", "good"), requests=2),
+    Fault("flips a byte once", "downloads again", ("flips", "good"), ranges=(None, None)),
     Fault(
         "flips a byte each time", "refuses the file", ("flips",), r"expected sha256 .*, got .*, twice: try", requests=2
     ),
@@ -53,11 +61,22 @@ FAULTS = [
         r"expected 204808 bytes .*, got more: try",
     ),
     Fault("sends nothing", "refuses the file", ("empty",), r"got 0 bytes: try", size=False, sha256=False),
-    Fault("ignores Range", "starts over", ("truncates", "no_ranges"), requests=2),
-    Fault("ignores Range and always cuts", "gives up", ("no_ranges_truncates",), r"got 102404 of 204808 bytes: check"),
-    Fault("answers a Range with another piece", "starts over", ("truncates", "wrong_piece", "good"), requests=3),
+    Fault("ignores Range", "starts over", ("truncates", "no_ranges"), ranges=(None, REST)),
+    Fault(
+        "ignores Range and always cuts",
+        "gives up",
+        ("no_ranges_truncates",),
+        r"got 102404 of 204808 bytes: check",
+        ranges=(None, REST, REST),
+    ),
+    Fault(
+        "answers a Range with another piece",
+        "starts over",
+        ("truncates", "wrong_piece", "good"),
+        ranges=(None, REST, None),
+    ),
     Fault("sends chunks without a length", "takes the file", ("chunked",), size=False, requests=1),
-    Fault("cuts in the middle of the chunks", "goes on", ("chunked_cut", "good"), size=False, requests=2),
+    Fault("cuts in the middle of the chunks", "goes on", ("chunked_cut", "good"), size=False, ranges=(None, REST)),
     Fault(
         "says no length, and nothing is listed",
         "asks for size or sha256",
@@ -126,8 +145,23 @@ FAULTS = [
     Fault("answers 404", "says what to check", ("status_404",), r"got 404 \(not there\): check url, path", requests=1),
 ]
 
+# These two end the process, so that each has a test of its own.
+KILLED = Fault(
+    "has sent half when kill -9 ends the download",
+    "goes on from the half in the next process",
+    ("waits", "good"),
+    ranges=(None, REST),
+)
+FILLED = Fault(
+    "sends more than the disk holds",
+    "says to make room; the next process goes on from what came",
+    ("good",),
+    r"expected to write .*, got File too large: make room, then run the same command",
+    ranges=(None, "bytes=100000-"),
+)
+
 
 def fault_table() -> str:
     """The faults and their outcomes as a Markdown table."""
-    rows = [f"| {fault.does} | {fault.sees} |" for fault in FAULTS]
+    rows = [f"| {fault.does} | {fault.sees} |" for fault in [*FAULTS, KILLED, FILLED]]
     return "\n".join(["| the server | the download |", "|---|---|", *rows])

@@ -10,7 +10,7 @@ from v4s_lib.data.download import Retry, fetch_file
 BODY = b"weights:" + bytes(range(256)) * 800
 HALF = len(BODY) // 2
 DIGEST = hashlib.sha256(BODY).hexdigest()
-QUICK = Retry(tries=3, first_wait=0.01, longest_wait=2, timeout=0.3)
+QUICK = Retry(tries=3, first_wait=0.01, longest_wait=2, timeout=2)
 HTML = b"<!DOCTYPE html><html><body>Log in to this network</body></html>"
 
 
@@ -52,16 +52,19 @@ class Handler(BaseHTTPRequestHandler):
     def truncates(self):
         self.good(cut=HALF)
 
-    def stalls(self):
-        self.good(cut=HALF)
-        self.wfile.flush()
-        self.server.closing.wait(1)
-
     def waits(self):
         """Half of it, and then silence until the test is over."""
         self.good(cut=HALF)
         self.wfile.flush()
         self.server.closing.wait(20)
+
+    def meets(self):
+        """All of it once as many ask as ``meeting`` has places, or an error when they do not come in time."""
+        try:
+            self.server.meeting.wait()
+        except threading.BrokenBarrierError:
+            return self.status_503()
+        self.good()
 
     def flips(self):
         self.good(body=self.server.body[:1000] + b"\xff" + self.server.body[1001:])
@@ -163,6 +166,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.away = BODY, '"one"', ""
         self.answers, self.log, self.closing = ["good"], [], threading.Event()
+        self.meeting = threading.Barrier(1)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 

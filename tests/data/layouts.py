@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -17,12 +18,10 @@ from v4s_lib.data.layouts import turned_box, write_annotation, write_json, write
 from v4s_lib.worlds.cameras import Camera, inverse
 from v4s_lib.worlds.paths import scan_path
 from v4s_lib.worlds.raycast import render
-from v4s_lib.worlds.scenes import make_scenes
+from v4s_lib.worlds.scenes import Scenes, make_scenes
 
-FRAMES = 4
 CAMERA = Camera(120, 160, 75.0)
 QUARTER = torch.tensor([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-NAMES = [f"frame_{index:05d}.png" for index in range(FRAMES)]
 # An iPhone's principal point is off the middle: 10 columns are cut off on the left, 6 rows at the top.
 LEFT, TOP = 10, 6
 
@@ -31,22 +30,31 @@ LEFT, TOP = 10, 6
 class Room:
     """A room, true poses c2w (F, 4, 4) in OpenCV axes, and what ``CAMERA`` sees from them, uint8 (F, H, W, 3)."""
 
-    scenes: object
+    scenes: Scenes
     c2w: Tensor
+    samples: int  # across and down a pixel
+
+    @cached_property
+    def film(self) -> Tensor:
+        return self.seen()
 
     def seen(self, camera: Camera = CAMERA, c2w: Tensor | None = None) -> Tensor:
         c2w = self.c2w if c2w is None else c2w
-        rgb = render(self.scenes, torch.zeros(len(c2w), dtype=torch.long), c2w, camera, 3).rgb
+        rgb = render(self.scenes, torch.zeros(len(c2w), dtype=torch.long), c2w, camera, self.samples).rgb
         return (rgb * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def make_room() -> Room:
+def make_room(frames: int = 4, samples: int = 3) -> Room:
     scenes = make_scenes([7])
-    path = scan_path(scenes, torch.Generator().manual_seed(0), 6 * FRAMES)[0]
-    return Room(scenes, path[::6])
+    path = scan_path(scenes, torch.Generator().manual_seed(0), 6 * frames)[0]
+    return Room(scenes, path[::6], samples)
 
 
-def write_images(folder: Path, frames: Tensor, names: list[str] = NAMES) -> None:
+def picture_names(room: Room) -> list[str]:
+    return [f"frame_{index:05d}.png" for index in range(len(room.c2w))]
+
+
+def write_images(folder: Path, frames: Tensor, names: list[str]) -> None:
     folder.mkdir(parents=True)
     for name, frame in zip(names, frames, strict=True):
         Image.fromarray(frame.numpy()).save(folder / name, quality=98, subsampling=0)
@@ -79,22 +87,24 @@ def entries(c2w: Tensor, names: list[str]) -> list[dict]:
 
 
 def write_nerfstudio(folder: Path, room: Room) -> None:
-    write_images(folder / "images", room.seen())
-    names = [f"images/{name}" for name in NAMES]
+    names = picture_names(room)
+    write_images(folder / "images", room.film, names)
+    names = [f"images/{name}" for name in names]
     write_json(folder / "transforms.json", intrinsics(CAMERA) | {"frames": entries(room.c2w, names)})
 
 
 def write_dl3dv(folder: Path, room: Room) -> None:
     """The intrinsics are those of pictures eight times as large."""
-    write_images(folder / "images_8", room.seen())
+    names = picture_names(room)
+    write_images(folder / "images_8", room.film, names)
     large = Camera(8 * CAMERA.height, 8 * CAMERA.width, CAMERA.horizontal_fov)
-    names = [f"images/{name}" for name in NAMES]
+    names = [f"images/{name}" for name in names]
     write_json(folder / "transforms.json", intrinsics(large) | {"frames": entries(room.c2w, names)})
 
 
 def write_iphone(folder: Path, room: Room) -> None:
     """A newer release than the library's: the video is in Matroska, and entries have more than is read."""
-    frames = room.seen()[:, TOP:, LEFT:]
+    frames = room.film[:, TOP:, LEFT:]
     video, centre = torch.cat([frames, frames[-1:]]), (CAMERA.width / 2 - LEFT, CAMERA.height / 2 - TOP)
     write_scannetpp(folder, video, room.c2w, CAMERA.focal, centre, room.scenes.objects[0])
     (folder / "iphone/rgb.mp4").unlink()
@@ -118,7 +128,7 @@ def fisheye(wide: Tensor, camera: Camera, focal: float, size: int) -> Tensor:
 def write_dslr(folder: Path, room: Room) -> None:
     """nerfstudio's world: x and y swapped, z turned over. The last photo is marked as bad, one is of the test list."""
     size, focal = 130, 80.0
-    names = [f"DSC0000{index}.JPG" for index in range(FRAMES)] + ["DSC00009.JPG"]
+    names = [f"DSC{index:05d}.JPG" for index in range(len(room.c2w) + 1)]
     wide = Camera(240, 240, 110.0)
     photos = fisheye(room.seen(wide), wide, focal, size)
     write_images(folder / "dslr/resized_images", torch.cat([photos, photos[:1]]), names)
@@ -137,7 +147,7 @@ def write_arkitscenes(folder: Path, room: Room) -> None:
     """An iPad held on its side. Before the first pose there is a picture more; lens times differ by a millisecond."""
     c2w = room.c2w @ QUARTER
     frames = folder / f"{folder.name}_frames"
-    times = [6845.606 + index / 10 for index in range(FRAMES + 1)]
+    times = [6845.606 + index / 10 for index in range(len(c2w) + 1)]
     names = [f"{folder.name}_{time:.3f}" for time in times]
     pictures = room.seen(c2w=torch.cat([c2w[:1], c2w]))
     write_images(frames / "lowres_wide", pictures, [f"{name}.png" for name in names])
@@ -155,8 +165,8 @@ def write_arkitscenes(folder: Path, room: Room) -> None:
 
 def write_realestate10k(folder: Path, room: Room) -> None:
     """The clip is every third frame of a video at 30 frames a second, from the third on."""
-    video = torch.full((3 * FRAMES + 2, *room.seen().shape[1:]), 90, dtype=torch.uint8)
-    video[2::3] = room.seen()
+    video = torch.full((3 * len(room.c2w) + 2, *room.film.shape[1:]), 90, dtype=torch.uint8)
+    video[2::3] = room.film
     write_clip(folder / "video.mp4", video, rate=30)
     lens = [CAMERA.focal / CAMERA.width, CAMERA.focal / CAMERA.height, 0.5, 0.5, 0.0, 0.0]
     lines = ["https://www.youtube.com/watch?v=abc"]

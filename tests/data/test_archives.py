@@ -3,6 +3,8 @@
 import io
 import os
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from v4s_lib.data.archives import extract, inside
 
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {"scene/a.txt": b"first", "scene/deep/b.bin": bytes(range(256)) * 40, "c.txt": b""}
 
 
@@ -180,3 +183,13 @@ def test_a_path_through_a_link_in_the_folder_is_refused(tmp_path):
     assert inside(tmp_path / "folder", "a/b.txt") == tmp_path / "folder/a/b.txt"
     with pytest.raises(ValueError, match=r"^expected a path that stays in "):
         inside(tmp_path / "folder", "link/evil")
+
+
+def test_the_command_unpacks_once_and_then_refuses_in_one_sentence(tmp_path):
+    archive, out = make_zip(tmp_path / "set.zip", CONTENT), tmp_path / "out"
+    command = [sys.executable, "-m", "v4s_lib.data.archives", str(archive), "--out", str(out)]
+    first, again = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
+    assert (first.returncode, first.stdout, first.stderr) == (0, f"{out}: 3 files unpacked\n", "")
+    taken = f"expected no {out / 'scene/a.txt'} yet, got one: move it away, or choose another folder\n"
+    assert (again.returncode, again.stdout, again.stderr) == (2, "", taken)
+    assert tree(out) == CONTENT

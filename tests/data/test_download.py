@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import yaml
 from filelock import FileLock
 
 from tests.data.faulty_server import BODY, DIGEST, QUICK, Server, get
-from v4s_lib.data.download import LOCK, RECEIVED, fetch_file, fetch_manifest, main
+from v4s_lib.data.download import LOCK, RECEIVED, Retry, fetch_file, fetch_manifest, main
 
 
 def test_a_file_in_place_is_kept_and_a_wrong_one_replaced_only_by_the_right_one(server, tmp_path):
@@ -98,7 +99,7 @@ def entry(server: Server, path: str, **changes) -> dict:
     return {"path": path, "url": f"{server.url}/{path}", "size": len(BODY), "sha256": DIGEST} | changes
 
 
-def test_a_manifest_comes_several_files_at_once_with_progress(server, tmp_path, capsys):
+def test_a_manifest_comes_whole_from_a_bad_server_with_progress(server, tmp_path, capsys):
     server.answers = ["truncates", "drops", "status_503", "good"]
     files = [entry(server, f"scene/{index}.bin") for index in range(8)] + [{"path": "x", "url": f"{server.url}/x"}]
     paths = fetch_manifest(manifest(tmp_path, files), tmp_path / "out", workers=3, retry=QUICK)
@@ -109,6 +110,18 @@ def test_a_manifest_comes_several_files_at_once_with_progress(server, tmp_path, 
     server.log = []
     fetch_manifest(tmp_path / "set.yaml", tmp_path / "out", offline=True)
     assert server.log == []
+
+
+def test_as_many_files_come_at_once_as_there_are_workers(server, tmp_path):
+    """No answer comes before three are asked for: three workers get all, and two wait until the server gives up."""
+    place = manifest(tmp_path, [entry(server, f"{index}.bin") for index in range(3)])
+    once = Retry(tries=1, timeout=20)
+    server.answers, server.meeting = ["meets"], Barrier(3, timeout=10)
+    paths = fetch_manifest(place, tmp_path / "three", workers=3, progress=False, retry=once)
+    assert all(path.read_bytes() == BODY for path in paths)
+    server.meeting = Barrier(3, timeout=0.5)
+    with pytest.raises(ConnectionError, match="got 503"):
+        fetch_manifest(place, tmp_path / "two", workers=2, progress=False, retry=once)
 
 
 def test_an_error_stops_the_others_and_a_second_run_goes_on(server, tmp_path):

@@ -1,17 +1,21 @@
 """One file from a server that misbehaves, onto a disk that fills, by a process that is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
+from tqdm import tqdm
 
-from tests.data.faults import FAULTS, fault_table
-from tests.data.faulty_server import BODY, HALF, Server, get, ranges
+from tests.data.faults import FAULTS, FILLED, KILLED, fault_table
+from tests.data.faulty_server import BODY, DIGEST, HALF, Server, get, ranges
 from v4s_lib.data.download import Retry
+from v4s_lib.data.transfer import Job, Run, download_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,20 +36,56 @@ def test_a_fault_ends_in_the_whole_file_or_in_one_sentence(server, tmp_path, fau
         assert not path.exists()
     if fault.requests:
         assert len(server.log) == fault.requests
+    if fault.ranges:
+        assert ranges(server) == list(fault.ranges)
     if "rate_limits" in fault.answers:
         assert time.monotonic() - start >= 1
 
 
 def test_the_table_has_a_row_for_each_fault():
-    assert len(fault_table().splitlines()) == len(FAULTS) + 2
+    assert len(fault_table().splitlines()) == 2 + len([*FAULTS, KILLED, FILLED])
     assert "| answers 404 | says what to check |" in fault_table()
     assert f"<!-- faults -->\n{fault_table()}\n<!-- end of faults -->" in (ROOT / "README.md").read_text()
+
+
+class WrittenDown(Event):
+    """An event that keeps how long it was waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return super().wait(timeout)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(Retry(6, 0.01, 0.05, 5), tmp_path, tqdm(disable=True), stop=WrittenDown())
+
+
+def test_waits_double_up_to_the_longest_and_none_follows_the_last_try(server, tmp_path, run):
+    server.answers, start = ["drops"], time.monotonic()
+    with pytest.raises(ConnectionError, match="got no answer"):
+        download_file(Job(f"{server.url}/file", tmp_path / "file"), run)
+    assert run.stop.waits == [0.01, 0.02, 0.04, 0.05, 0.05]
+    assert time.monotonic() - start >= sum(run.stop.waits)
+    assert len(server.log) == 6
+
+
+def test_waits_start_anew_after_new_bytes(server, tmp_path, run):
+    server.answers = ["drops", "drops", "truncates", "drops", "good"]
+    download_file(Job(f"{server.url}/file", tmp_path / "file", len(BODY), DIGEST), run)
+    assert run.stop.waits == [0.01, 0.02, 0.01, 0.02]
+    assert ranges(server) == [None, None, None, f"bytes={HALF}-", f"bytes={HALF}-"]
+    assert (tmp_path / "file").read_bytes() == BODY
 
 
 def half(server: Server, path: Path, **options) -> None:
     server.answers = ["truncates"]
     with pytest.raises(ConnectionError):
-        get(server, path, retry=Retry(1, 0.01, 0.01, 0.3), **options)
+        get(server, path, retry=Retry(1, 0.01, 0.01, 5), **options)
     assert path.with_name(path.name + ".part").stat().st_size == HALF
     server.answers, server.log = ["good"], []
 
@@ -120,7 +160,7 @@ def child(server: Server, path: Path, limit=0, before=()) -> subprocess.Popen:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is of Unix")
 def test_a_killed_download_goes_on_in_another_process(server, tmp_path):
-    server.answers = ["waits"]
+    server.answers = list(KILLED.answers)
     process, part = child(server, tmp_path / "file"), tmp_path / "file.part"
     end = time.monotonic() + 20
     while not (part.exists() and part.stat().st_size == HALF) and time.monotonic() < end:
@@ -128,22 +168,21 @@ def test_a_killed_download_goes_on_in_another_process(server, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL and part.stat().st_size == HALF
-    server.answers, server.log = ["good"], []
     get(server, tmp_path / "file", size=False, sha256=False)
-    assert ranges(server) == [f"bytes={HALF}-"]
+    assert ranges(server) == list(KILLED.ranges)
     assert (tmp_path / "file").read_bytes() == BODY
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are of Unix")
 def test_a_disk_that_fills_keeps_what_came(server, tmp_path):
+    server.answers = list(FILLED.answers)
     process = child(server, tmp_path / "file", limit=100_000)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert said.startswith("expected to write ") and "got File too large: make room, then run the same command" in said
+    assert re.match(FILLED.error, said)
     assert (tmp_path / "file.part").stat().st_size == 100_000
-    server.log = []
     get(server, tmp_path / "file", size=False, sha256=False)
-    assert ranges(server) == ["bytes=100000-"]
+    assert ranges(server) == list(FILLED.ranges)
     assert (tmp_path / "file").read_bytes() == BODY
 
 

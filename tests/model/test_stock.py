@@ -11,7 +11,7 @@ from torch import Tensor
 
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.stock import load_stock
-from v4s_lib.model.transformer import NEW_KEYS
+from v4s_lib.model.transformer import NEW_KEYS, ContextVideoTransformer
 from v4s_lib.model.weights import WEIGHTS
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -93,6 +93,41 @@ def test_clean_context_and_start_latents_are_wans_timesteps_of_zero(stock, folde
     assert (noisy - expected)[:, :, 3:].abs().max() > 1e-3  # zero timesteps matter
 
 
+def with_context(model: ContextVideoTransformer, context_index: Tensor, target_index: Tensor) -> Tensor:
+    """Three context latents, the start latent and two noisy ones, at these time indices (3,) each."""
+    return model(
+        LATENTS[:, :, 3:],
+        TIMES,
+        target_index.expand(2, -1),
+        context_latents=LATENTS[:, :, :3],
+        context_time_index=context_index.expand(2, -1),
+        encoder_hidden_states=TEXT,
+    )
+
+
+@pytest.mark.parametrize("way", ["two_way", "one_way"])
+@torch.no_grad()
+def test_where_in_the_scan_a_latent_lies_matters_and_where_the_count_begins_does_not(folder, way):
+    """Wan's rotary embedding compares places: a gap in them is seen, a shift of all of them is not."""
+    model, context, target = load_stock(folder, way), torch.tensor([3, 10, 40]), torch.tensor([91, 92, 93])
+    output = with_context(model, context, target)
+    torch.testing.assert_close(with_context(model, context + 500, target + 500), output, **CLOSE)
+    others = {"a context latent": (torch.tensor([3, 20, 40]), target), "all of them": (context + 25, target)}
+    others |= {"the targets": (context, target + 25), "their order": (context.flip(0), target)}
+    for name, index in others.items():
+        assert (with_context(model, *index) - output).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("offset", [0, 700])
+@torch.no_grad()
+def test_contiguous_indices_from_anywhere_give_wans_output(stock, folder, offset):
+    times = torch.zeros(2, 6)
+    times[:, 4:] = TIMES[:, None]
+    expected = stock(LATENTS, times.repeat_interleave(6, dim=1), TEXT).sample
+    output = with_context(load_stock(folder), torch.arange(3) + offset, torch.arange(3, 6) + offset)
+    torch.testing.assert_close(output, expected[:, :, 3:], **CLOSE)
+
+
 def test_new_parts_are_zero_and_all_else_is_wans(stock, folder):
     model = load_stock(folder, context_attention="one_way", pose_encoding="c2w_12", horizontal_fov=70.0)
     state, theirs = model.state_dict(), stock.state_dict()
@@ -104,11 +139,35 @@ def test_new_parts_are_zero_and_all_else_is_wans(stock, folder):
     assert (model.config.context_attention, model.config.horizontal_fov) == ("one_way", 70.0)
 
 
-def test_shards_are_loaded_too(stock, folder, tmp_path):
-    stock.save_pretrained(tmp_path, max_shard_size="100KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    whole, shards = load_stock(folder).state_dict(), load_stock(tmp_path).state_dict()
-    assert all(torch.equal(shards[key], value) for key, value in whole.items())
+@pytest.mark.parametrize("shard", ["5GB", "100KB"])
+@torch.no_grad()
+def test_a_stock_pipelines_subfolder_is_read_as_our_own_weights_are(stock, tmp_path, shard):
+    stock.save_pretrained(tmp_path / "transformer", max_shard_size=shard)
+    assert (len(list(tmp_path.glob("transformer/*.safetensors"))) > 1) == (shard == "100KB")
+    model = ContextVideoTransformer.from_pretrained(tmp_path, subfolder="transformer")
+    output = model(LATENTS, TIMES, torch.arange(6).expand(2, -1), encoder_hidden_states=TEXT, clean_latents=0)
+    torch.testing.assert_close(output, stock(LATENTS, TIMES, TEXT).sample, **CLOSE)
+    assert torch.equal(model.role_embedding, torch.zeros(4, 48)) and model.role_embedding.requires_grad
+    half = {"torch_dtype": torch.bfloat16, "pose_encoding": "ray_map"}
+    model = ContextVideoTransformer.from_pretrained(tmp_path, subfolder="transformer", **half)
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16} and model.pose_adapter is not None
+
+
+def test_saved_again_it_is_a_model_of_ours_and_lacks_no_key(folder, tmp_path):
+    load_stock(folder).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["_class_name"] == "ContextVideoTransformer"
+    weights = load_file(tmp_path / WEIGHTS)
+    ContextVideoTransformer.from_pretrained(tmp_path)
+    del weights["role_embedding"]
+    save_file(weights, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"missing \['role_embedding'\] and unexpected \[\]"):
+        ContextVideoTransformer.from_pretrained(tmp_path)
+
+
+def test_parts_that_do_not_start_at_zero_are_missing(folder):
+    options = {"context_attention": "one_way", "context_compression": (1, 2, 2)}
+    with pytest.raises(ValueError, match=r"missing \['context_pool.0[^\]]*'\] and unexpected \[\]"):
+        ContextVideoTransformer.from_pretrained(folder, **options)
 
 
 @pytest.fixture
@@ -137,11 +196,12 @@ def test_a_new_key_in_a_checkpoint_does_not_stand_in_for_a_missing_one(copy):
 
 
 def test_pickled_weights_and_image_models_are_refused(copy):
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(json.dumps(json.loads(text) | {"image_dim": 8}))
+    with pytest.raises(ValueError, match=r"^expected a text-to-video Wan model in .*, got one with \['image_dim'\]"):
+        load_stock(copy)
+    (copy / "config.json").write_text(text)
     torch.save(load_file(copy / WEIGHTS), copy / "diffusion_pytorch_model.bin")
     (copy / WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match=rf"^expected {WEIGHTS} in .*, got no such file: download"):
-        load_stock(copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"image_dim": 8}))
-    with pytest.raises(ValueError, match=r"^expected a text-to-video Wan model in .*, got one with \['image_dim'\]"):
         load_stock(copy)

@@ -85,6 +85,22 @@ def test_guidance_1_runs_one_branch_and_others_two(make, inputs, way):
     assert len(predictions(make(way), **inputs, guidance_scale=5.0)) == 4
 
 
+@WAYS
+def test_joint_guidance_walks_from_the_free_to_the_told_velocity_and_beyond(make, inputs, way):
+    """Both steps by hand: with the shift of 5 the noise levels are 1, 5/6 and 0."""
+    pipeline, noise = make(way), seeded()
+    torch.randn((1, 3, 3, 4, 6), generator=noise)  # the context's
+    latents = torch.randn((2, 3, 3, 4, 6), generator=noise)
+    calls = predictions(pipeline, **inputs, guidance_scale=5.0)
+    for (told, free), step in zip((calls[:2], calls[2:]), (1 / 6, 5 / 6), strict=True):
+        assert (told - free).abs().max() > 1e-2
+        latents = latents - step * (free + 5.0 * (told - free))
+    with torch.no_grad():
+        latents[:, :, :1] = encode_frames(pipeline.codec, inputs["start_frame"][:, None], "cpu")
+        expected = decode_latents(pipeline.codec, latents)
+    torch.testing.assert_close(pipeline(**inputs, guidance_scale=5.0).frames, expected, **CLOSE)
+
+
 def test_a_context_encoded_once_gives_the_video_of_one_encoded_at_every_step(make, inputs):
     pipeline = make("one_way")
     uncached = Uncached(**pipeline.components, gap=pipeline.config.gap)

@@ -2,6 +2,7 @@
 
 import re
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from v4s_lib.training.costs import Job
 from v4s_lib.training.full import BASE_LIKE, FULL, TINY, WAN_AUTOENCODER, WAN_TRANSFORMER, latents_of
 from v4s_lib.training.plan import GPUS, Plan, count_parameters, main, make_plan
 
+ROOT = Path(__file__).resolve().parents[2]
 WITHIN = {"rel": 0.03}  # the largest difference seen is half of it; 0.1 would be good enough for a plan
 WAYS = pytest.mark.parametrize("way", ["two_way", "one_way"])
 
@@ -243,6 +245,17 @@ def test_states_are_shared_out_and_time_shrinks():
     operations = 64 * costs.training_flops(eight.job, checkpointing=True)
     assert eight.step_seconds == pytest.approx(operations / (8 * 989.4e12 * 0.4))
     assert eight.gpu_hours == pytest.approx(eight.step_seconds * 8 * 10_000 / 3600)
+
+
+def test_the_document_says_what_the_plan_says():
+    plan = make_plan(FULL, "two_way", 8, GPUS["h100"])
+    tokens = plan.job.context_tokens + plan.job.target_tokens
+    plain, checkpointed = (costs.training_flops(plan.job, on) / 1e12 for on in (False, True))
+    text = " ".join((ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8").split())
+    assert (
+        f"{tokens:,} tokens a sample, {plain:.0f} TFLOP a training sample ({checkpointed:.0f} with gradient "
+        f"checkpointing), {plan.total(plan.checkpointing) / 1e9:.0f} GB on each of eight GPUs."
+    ) in text
 
 
 def test_latents_of_a_minute():

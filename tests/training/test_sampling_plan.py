@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from v4s_lib.training.full import FULL, TINY, WAN_AUTOENCODER
 from v4s_lib.training.memory import Alive, peak_bytes
 from v4s_lib.training.plan import GPUS
 from v4s_lib.training.sampling_plan import (
+    SCAN,
     UMT5_XXL,
     Needs,
     cache_bytes,
@@ -31,6 +33,7 @@ from v4s_lib.training.sampling_plan import (
     rows_of,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 WITHIN = {"rel": 0.1}
 WAYS = pytest.mark.parametrize("way", ["two_way", "one_way"])
 LONG = replace(TINY, moving_latents=14, guidance_scale=5.0)  # 16 latents
@@ -104,8 +107,13 @@ def test_parameters_of_the_text_encoder_from_first_principles():
     assert expected == sum(value.numel() for value in model.parameters()) == 5_680_910_336
 
 
-def test_what_a_video_at_full_scale_needs():
-    both = make_needs(FULL, 337, WAN_AUTOENCODER, UMT5_XXL)
+@pytest.fixture(scope="module")
+def both() -> dict[str, Needs]:
+    """At full scale, as the command has it by itself."""
+    return make_needs(FULL, SCAN, WAN_AUTOENCODER, UMT5_XXL)
+
+
+def test_what_a_video_at_full_scale_needs(both):
     cache = 84 * 104 * 30 * 2 * 3072 * 2  # latents, tokens, blocks, keys and values, width, bytes
     for way, needs in both.items():
         job = costs.job_of(FULL, way)
@@ -119,6 +127,13 @@ def test_what_a_video_at_full_scale_needs():
     widest = both["two_way"].moments["denoise"], both["one_way"].moments["denoise"] - 2 * cache
     for size, latents in zip(widest, (84 + 46, 84), strict=True):
         assert 1 < size / (latents * 104 * 14336 * 2 * 2) < 2.5
+
+
+def test_the_document_says_what_the_plan_says(both):
+    two_way = both["two_way"]
+    whole, offloaded = (two_way.most(offloading, False)[0] / 1e9 for offloading in (False, True))
+    text = " ".join((ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8").split())
+    assert f"at full size: {whole:.0f} GB in all, {offloaded:.0f} GB with offloading (two-way attention)." in text
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,13 @@
-"""Archives: unpack zip and tar files, all or nothing, and never outside the folder that was named."""
+"""Unpack a zip or tar file, all of it or nothing: ``python -m v4s_lib.data.archives FILE --out FOLDER``.
 
+Nothing is written outside the folder that was named, whatever the archive says.
+"""
+
+import argparse
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -14,6 +19,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from posixpath import dirname, join, normpath
 from typing import IO
+
+from v4s_lib.command import command
 
 
 @dataclass(frozen=True)
@@ -187,3 +194,17 @@ def _move(members: Sequence[_Member], place: Path, folder: Path) -> None:
         for path in moved:
             path.unlink(missing_ok=True)
         raise
+
+
+@command("nothing was unpacked; run the same command again")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.data.archives", description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="the zip or tar file (plain, gz, bz2, xz)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for its files; none of them may be there yet")
+    options = parser.parse_args(arguments)
+    paths = extract(options.file, options.out)
+    print(f"{options.out}: {len(paths)} files unpacked")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,11 +41,33 @@ def navigate(
     """
     if not -len(scan) <= start < len(scan):
         raise ValueError(f"expected a start frame out of the scan's {len(scan)}, got {start}: choose one of them")
+    latents = min(preset.task.context_latents, (len(scan) - 1) // 4 + 1)
+    return follow(pipeline, preset, scan, scan[start], path, latents, seed)
+
+
+def follow(
+    pipeline: Video4SpatialPipeline,
+    preset: Preset,
+    context: Tensor | None,
+    start_frame: Tensor,
+    path: Tensor,
+    latents: int,
+    seed: int,
+) -> Video4SpatialOutput:
+    """One clip as the preset samples, with ``latents`` of the context; with None, noise is in its place.
+
+    Args:
+        pipeline, preset, seed: as above.
+        context: (F, H, W, 3) in 0..1.
+        start_frame: (H, W, 3) in 0..1.
+        path: (4k+1, 4, 4) c2w.
+        latents: at most those of the context; as many of noise without one.
+    """
     return pipeline(
-        scan,
-        scan[start][None],
+        context,
+        start_frame[None],
         path[None],
-        num_context_latents=min(preset.task.context_latents, (len(scan) - 1) // 4 + 1),
+        num_context_latents=latents,
         num_inference_steps=preset.inference_steps,
         guidance_scale=preset.guidance_scale,
         generator=torch.Generator().manual_seed(seed),

@@ -1,14 +1,9 @@
-"""Stock Wan weights into our transformer: strict, with an explicit list of what they do not hold."""
+"""Stock Wan weights, from a folder of this machine, into our transformer."""
 
-import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from v4s_lib.model.transformer import NEW_KEYS, ContextVideoTransformer
-from v4s_lib.model.weights import check_keys, weight_files
-
-ABSENT = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")  # image branch of Wan 2.1, which we do not have
+from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.weights import weight_files
 
 
 def load_stock(
@@ -27,19 +22,7 @@ def load_stock(
         FileNotFoundError: there are no safetensors weights in the folder.
         ValueError: the weights are of another kind; the message lists missing and unexpected keys.
     """
-    folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    images = [name for name in ABSENT if config.get(name) is not None]
-    if images:
-        raise ValueError(f"expected a text-to-video Wan model in {folder}, got one with {images}: choose one without")
-    sizes = {name: value for name, value in config.items() if not name.startswith("_") and name not in ABSENT}
-    model = ContextVideoTransformer(
-        **sizes, context_attention=context_attention, pose_encoding=pose_encoding, horizontal_fov=horizontal_fov
+    weight_files(Path(folder))  # names the file that is missing
+    return ContextVideoTransformer.from_pretrained(
+        folder, context_attention=context_attention, pose_encoding=pose_encoding, horizontal_fov=horizontal_fov
     )
-    missing, unexpected = set(model.state_dict()), set()
-    for file in weight_files(folder):
-        weights = load_file(file)
-        unexpected |= set(model.load_state_dict(weights, strict=False).unexpected_keys)
-        missing -= set(weights)
-    check_keys(folder, [key for key in missing if not key.startswith(NEW_KEYS)], unexpected)
-    return model

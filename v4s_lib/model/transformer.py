@@ -1,7 +1,7 @@
 """A video diffusion transformer that knows a scene from the latents of an unposed context video.
 
 References: Video4Spatial (arXiv 2512.03040), Wan (arXiv 2503.20314). The parameters carry the names of diffusers'
-``WanTransformer3DModel``; parts that Wan has not are zero-initialised and listed in ``NEW_KEYS``.
+``WanTransformer3DModel``; parts that Wan has not are listed in ``NEW_KEYS``.
 Axis letters: B batch, M targets a context, C channels, T latent frames, H, W latent pixels, N tokens, D width.
 """
 
@@ -10,7 +10,6 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
-from diffusers.utils import logging
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue, TimeIndexRotaryEmbed, repeat_cached, zero_linear
@@ -27,14 +26,12 @@ from v4s_lib.model.task_adapters import TaskAdapter, seeks_object
 from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin, clean_or
 from v4s_lib.model.way import WayMixin
-from v4s_lib.model.weights import check_keys
+from v4s_lib.model.weights import check_keys, is_stock, quiet
 
-# What a stock Wan checkpoint does not have.
+# What a stock Wan checkpoint does not have; the first four start at zero, and may be added to one.
+ZERO_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.")
 NEW_KEYS = (
-    "pose_adapter.",
-    "role_embedding",
-    "position_embedding",
-    "time_adapter.",
+    *ZERO_KEYS,
     "localizer.",
     "sight.",
     "word_embedding.",
@@ -164,12 +161,20 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
 
     @classmethod
     def from_pretrained(cls, folder, **kwargs) -> "ContextVideoTransformer":
-        """As diffusers', but from safetensors only and strict: ``ValueError`` names missing and unexpected keys."""
+        """As diffusers', but from safetensors only and strict: ``ValueError`` names missing and unexpected keys.
+
+        A checkpoint of stock ``WanTransformer3DModel`` may lack ``ZERO_KEYS``, and options such as ``pose_encoding``
+        may be given with it: with zeros for them the model gives stock Wan's output.
+        """
+        stock = is_stock(folder, cls.load_config(folder, **kwargs))
         kwargs |= {"use_safetensors": True, "output_loading_info": True}
-        logging.disable_progress_bar()  # a bar for two files says nothing
-        model, info = super().from_pretrained(folder, **kwargs)
-        logging.enable_progress_bar()
-        check_keys(folder, info["missing_keys"], info["unexpected_keys"])
+        with quiet():
+            model, info = super().from_pretrained(folder, **kwargs)
+        new = {key for key in info["missing_keys"] if stock and key.startswith(ZERO_KEYS)}
+        check_keys(folder, set(info["missing_keys"]) - new, info["unexpected_keys"])
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        zeros = {key: model.proj_out.weight.new_zeros(shapes[key]) for key in new}
+        model.load_state_dict(zeros, strict=False, assign=True)
         return model
 
     def _run(self, block: ContextVideoBlock, *inputs: object) -> tuple[Tensor, KeyValue]:

@@ -2,13 +2,40 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import WanTransformer3DModel
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+ABSENT = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")  # image branch of Wan 2.1, which we do not have
+
+
+def is_stock(source: str | Path, config: dict[str, Any]) -> bool:
+    """Whether a config is that of a stock Wan transformer; ``ValueError`` for one with an image branch."""
+    images = [name for name in ABSENT if config.get(name) is not None]
+    if images:
+        raise ValueError(f"expected a text-to-video Wan model in {source}, got one with {images}: choose one without")
+    return config.get("_class_name") == WanTransformer3DModel.__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Load without diffusers' bar, which says nothing of two files, and without its warnings: ``check_keys`` tells."""
+    logger = logging.get_logger("diffusers.models.modeling_utils")
+    level = logger.level
+    logging.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+        logger.setLevel(level)
 
 
 def check_keys(source: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:

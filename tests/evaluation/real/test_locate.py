@@ -12,18 +12,22 @@ from v4s_lib.evaluation.real.reconstruct import reconstruct
 from v4s_lib.worlds.cameras import rotation_angle, translation_distance, turning
 
 UPWARDS = torch.tensor([0.0, 0.0, 1.0])
+TURNS, STEPS = (1, 3, 10, 30), (0.05, 0.1, 0.3, 0.5)  # degrees, metres: DESIGN §7's known answers
 
 
 @pytest.fixture(scope="module")
 def measures(room, other_room):
     episode = room.episode
-    turned, moved = episode.target_c2w.clone(), episode.target_c2w.clone()
-    turned[:, :3, :3] = turning(math.radians(3) * UPWARDS) @ turned[:, :3, :3]
-    moved[:, 2, 3] += 0.3
-    clips = {
+    paths = {}
+    for degrees in TURNS:
+        paths["turned", degrees] = turned = episode.target_c2w.clone()
+        turned[:, :3, :3] = turning(math.radians(degrees) * UPWARDS) @ turned[:, :3, :3]
+    for metres in STEPS:
+        paths["moved", metres] = moved = episode.target_c2w.clone()
+        moved[:, 2, 3] += metres
+    clips = {name: render_one(episode.scenes, c2w[None], TASK).rgb for name, c2w in paths.items()}
+    clips |= {
         "truth": episode.target.rgb,
-        "turned": render_one(episode.scenes, turned[None], TASK).rgb,
-        "moved": render_one(episode.scenes, moved[None], TASK).rgb,
         "grey": torch.full_like(episode.target.rgb, 0.5),
         "other room": other_room.episode.target.rgb,
     }
@@ -36,11 +40,18 @@ def test_true_frames_are_followed_within_a_degree_and_five_centimetres(measures)
     assert truth["rotation_error"] < 1 and truth["translation_error"] < 0.05
 
 
-def test_a_known_turn_and_a_known_step_are_measured(measures):
-    assert measures["turned"]["rotation_error"] == pytest.approx(3, abs=1)
-    assert measures["turned"]["navigation_accuracy"] == 1
-    assert measures["moved"]["translation_error"] == pytest.approx(0.3, abs=0.05)
-    assert measures["moved"]["navigation_accuracy"] == 0
+@pytest.mark.parametrize("degrees", TURNS)
+def test_a_known_turn_is_measured(measures, degrees):
+    found = measures["turned", degrees]
+    assert found["rotation_error"] == pytest.approx(degrees, abs=0.3) and found["translation_error"] < 0.1
+    assert found["navigation_accuracy"] == (degrees < 5) and found["failed_frames"] == 0
+
+
+@pytest.mark.parametrize("metres", STEPS)
+def test_a_known_step_is_measured(measures, metres):
+    found = measures["moved", metres]
+    assert found["translation_error"] == pytest.approx(metres, rel=0.1, abs=0.02) and found["rotation_error"] < 1
+    assert found["navigation_accuracy"] == (metres < 0.25) and found["failed_frames"] == 0
 
 
 @pytest.mark.parametrize("name", ["grey", "other room"])

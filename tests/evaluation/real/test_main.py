@@ -13,20 +13,24 @@ from torch import Tensor
 
 from tests.evaluation.real.detectors import save_detector
 from tests.evaluation.real.rooms import TASK
+from tests.model.tiny_wan import save_pipeline
 from v4s_lib.data.curation import curate, load_windows
 from v4s_lib.data.curation_windows import Rules, as_seen
 from v4s_lib.data.episodes import EpisodeObject, load_episode, write_episode
 from v4s_lib.data.navigation import navigation_paths
 from v4s_lib.data.rooms import render_one
 from v4s_lib.data.windows import grouped_frames, sample_context
-from v4s_lib.evaluation.real.__main__ import main
+from v4s_lib.evaluation.real.__main__ import main, parse, prepare
+from v4s_lib.evaluation.real.detect import Detector
 from v4s_lib.evaluation.real.sampling import Settings, WindowPipeline, sample_window
 from v4s_lib.evaluation.results import find_row
 from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.model.stock import load_stock
 from v4s_lib.model.text import vocabulary
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.wan import wan_pipeline
 from v4s_lib.worlds.paths import latent_frames
 
 GOAL = 44  # the window from latent 9 on ends at this frame
@@ -117,6 +121,22 @@ def test_true_clips_are_located_and_noise_counts_as_an_unrelated_path(navigation
     assert find_row(navigation, "shuffled", "rotation_error")["mean"] > 90  # the two scans turn to either side
 
 
+def test_a_wan_pipeline_is_scored_with_its_models_offloaded(place, tmp_path):
+    """Scan a alone: two windows."""
+    wan, weights, out = save_pipeline(tmp_path / "wan"), tmp_path / "pipeline", tmp_path / "wan.json"
+    wan_pipeline(wan, load_stock(wan / "transformer", "one_way", "c2w_12")).save_pretrained(weights)
+    curate(place.scans / "a", tmp_path / "windows.jsonl", RULES)
+    changes = {"weights": weights, "windows": tmp_path / "windows.jsonl", "store": tmp_path, "guidance": 2, "json": out}
+    arguments = place.arguments("navigation", **changes)
+    assert main([str(place.scans / "a"), *arguments[1:], "--offload"]) == 0
+    results = json.loads(out.read_text())
+    assert {row["method"] for row in results["rows"]} == {"ours", "no_context", "ground_truth", "shuffled"}
+    truth = find_row(results, "ground_truth", "rotation_error")
+    assert truth["mean"] < 1 and (truth["n"], truth["failed"]) == (2, 0)
+    assert find_row(results, "ours", "context_used")["mean"] == 1
+    assert results["gain"]["ours - no_context"]["mean"] != 0  # the context is heard
+
+
 def test_results_have_their_provenance_and_intervals_over_scans(navigation, place):
     keys = {"task", "weights_sha256", "commit", "seed", "episodes", "rows", "gain"}
     assert keys <= navigation.keys()
@@ -156,6 +176,21 @@ def test_grounding_judges_the_scan_the_object_and_the_motion(place, capsys, tmp_
     assert "| method | if_sd02 (1) |" in capsys.readouterr().out
     (limits,) = place.store.glob("real-limits-*.json")
     assert json.loads(limits.read_text())["gates"] == {"scans": ["a", "b"]}
+
+
+def test_pipeline_and_detector_are_on_the_device_that_is_asked_for(place):
+    """One without memory, for it is on every machine. An offloaded pipeline waits elsewhere."""
+    arguments = place.arguments("grounding", device="meta")
+    for options, expected in (([], "meta"), (["--offload"], "cpu")):
+        job = prepare(parse([*arguments, *options]))
+        assert (job.pipeline.device.type, job.detector.model.device.type) == (expected, "meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_detector_on_a_gpu_scores_as_on_the_cpu(place):
+    frames, labels = torch.rand((2, 128, 208, 3), generator=torch.Generator().manual_seed(0)), ["red kettle", "a bag"]
+    scores = [Detector(place.detector, device).score(frames, labels) for device in ("cpu", "cuda")]
+    torch.testing.assert_close(*scores, atol=1e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")

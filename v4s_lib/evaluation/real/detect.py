@@ -15,13 +15,14 @@ from v4s_lib.evaluation.real.reconstruct import pixels
 
 
 class Detector:
-    """A detector from a folder with a model and its processor, as ``save_pretrained`` writes them."""
+    """A detector from a folder with a model and its processor, as ``save_pretrained`` writes them, on a device."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         if not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"expected a detector in {folder}, got no config.json: download one, such as OWLv2")
         self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, local_files_only=True).eval()
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, local_files_only=True)
+        self.model = model.eval().to(device)
 
     def score(self, frames: Tensor, labels: list[str]) -> Tensor:
         """How sure (N,) the detector is that the object of its label is centred in each frame (N, H, W, 3) in 0..1.
@@ -39,14 +40,14 @@ class Detector:
     @torch.no_grad()
     def _score_one(self, frame: Tensor, label: str) -> float:
         height, width = frame.shape[:2]
-        inputs = self.processor(images=pixels(frame), text=[[label]], return_tensors="pt")
+        inputs = self.processor(images=pixels(frame), text=[[label]], return_tensors="pt").to(self.model.device)
         outputs = self.model(**inputs)
         (boxes,) = self.processor.post_process_grounded_object_detection(
             outputs, threshold=0.0, target_sizes=[(height, width)], text_labels=[[label]]
         )
         row, column = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
         for best in boxes["scores"].argsort(descending=True):
-            left, top, right, bottom = boxes["boxes"][best]
+            left, top, right, bottom = boxes["boxes"][best].tolist()
             if is_centred((row >= top) & (row <= bottom) & (column >= left) & (column <= right)):
                 return boxes["scores"][best].item()
         return 0.0
