@@ -169,7 +169,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise and the context (default: 0)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored windows, to go on from")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to sample and detect on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to compute on")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="of the transformer")
     parser.add_argument("--offload", action="store_true", help="keep on the device only the model that computes")
     return parser.parse_args(arguments)
