@@ -179,11 +179,9 @@ def test_grounding_judges_the_scan_the_object_and_the_motion(place, capsys, tmp_
 
 
 def test_pipeline_and_detector_are_on_the_device_that_is_asked_for(place):
-    """One without memory, for it is on every machine. An offloaded pipeline waits elsewhere."""
-    arguments = place.arguments("grounding", device="meta")
-    for options, expected in (([], "meta"), (["--offload"], "cpu")):
-        job = prepare(parse([*arguments, *options]))
-        assert (job.pipeline.device.type, job.detector.model.device.type) == (expected, "meta")
+    """One without memory, for it is on every machine."""
+    job = prepare(parse(place.arguments("grounding", device="meta")))
+    assert (job.pipeline.device.type, job.detector.model.device.type) == ("meta", "meta")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
