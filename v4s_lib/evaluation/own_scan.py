@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from v4s_lib.data.sources import whole_latents
 from v4s_lib.evaluation.own_video import follow
 from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
@@ -30,7 +31,6 @@ def go_on(
         raise ValueError(
             f"expected {least} frames or more with a pose each, got {len(frames)} and {len(c2w)} poses: film longer"
         )
-    latents = min(task.scan_latents[1], (end - 1) // FRAMES_PER_LATENT + 1)
+    latents = min(task.scan_latents[1], whole_latents(end, 1))
     seen = frames[end - latent_frames(latents) : end]
-    used = min(task.context_latents, latents)
-    return follow(pipeline, preset, seen if context else None, frames[start], c2w[start:], used, seed)
+    return follow(pipeline, preset, seen, frames[start], c2w[start:], seed, context)

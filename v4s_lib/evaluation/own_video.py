@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.data.fitting import fit_frames
+from v4s_lib.data.sources import whole_latents
 from v4s_lib.data.video import count_frames, read_frames
 from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
@@ -41,33 +42,32 @@ def navigate(
     """
     if not -len(scan) <= start < len(scan):
         raise ValueError(f"expected a start frame out of the scan's {len(scan)}, got {start}: choose one of them")
-    latents = min(preset.task.context_latents, (len(scan) - 1) // 4 + 1)
-    return follow(pipeline, preset, scan, scan[start], path, latents, seed)
+    return follow(pipeline, preset, scan, scan[start], path, seed)
 
 
 def follow(
     pipeline: Video4SpatialPipeline,
     preset: Preset,
-    context: Tensor | None,
+    scan: Tensor,
     start_frame: Tensor,
     path: Tensor,
-    latents: int,
     seed: int,
+    context: bool = True,
 ) -> Video4SpatialOutput:
-    """One clip as the preset samples, with ``latents`` of the context; with None, noise is in its place.
+    """One clip as the preset samples, with as many latents of the scan for its context as there are, up to its own.
 
     Args:
         pipeline, preset, seed: as above.
-        context: (F, H, W, 3) in 0..1.
+        scan: (F, H, W, 3) in 0..1.
         start_frame: (H, W, 3) in 0..1.
         path: (4k+1, 4, 4) c2w.
-        latents: at most those of the context; as many of noise without one.
+        context: False puts noise in the place of the scan's latents.
     """
     return pipeline(
-        context,
+        scan if context else None,
         start_frame[None],
         path[None],
-        num_context_latents=latents,
+        num_context_latents=min(preset.task.context_latents, whole_latents(len(scan), 1)),
         num_inference_steps=preset.inference_steps,
         guidance_scale=preset.guidance_scale,
         generator=torch.Generator().manual_seed(seed),

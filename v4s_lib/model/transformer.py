@@ -166,7 +166,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         A checkpoint of stock ``WanTransformer3DModel`` may lack ``ZERO_KEYS``, and options such as ``pose_encoding``
         may be given with it: with zeros for them the model gives stock Wan's output.
         """
-        stock = is_stock(folder, cls.load_config(folder, **kwargs))
+        stock = is_stock(folder, cls.load_config(folder, **kwargs), cls._get_init_keys(cls))
         kwargs |= {"use_safetensors": True, "output_loading_info": True}
         with quiet():
             model, info = super().from_pretrained(folder, **kwargs)
@@ -176,6 +176,13 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         zeros = {key: model.proj_out.weight.new_zeros(shapes[key]) for key in new}
         model.load_state_dict(zeros, strict=False, assign=True)
         return model
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs) -> tuple:
+        """As diffusers', which would remark on the options of stock Wan that are None and not ours."""
+        options = cls._get_init_keys(cls)
+        known = {name: value for name, value in config_dict.items() if value is not None or name in options}
+        return super().extract_init_dict(known, **kwargs)
 
     def _run(self, block: ContextVideoBlock, *inputs: object) -> tuple[Tensor, KeyValue]:
         """A block's outputs; with gradient checkpointing its activations are not kept, but computed again."""

@@ -13,15 +13,20 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-ABSENT = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")  # image branch of Wan 2.1, which we do not have
 
 
-def is_stock(source: str | Path, config: dict[str, Any]) -> bool:
-    """Whether a config is that of a stock Wan transformer; ``ValueError`` for one with an image branch."""
-    images = [name for name in ABSENT if config.get(name) is not None]
-    if images:
-        raise ValueError(f"expected a text-to-video Wan model in {source}, got one with {images}: choose one without")
-    return config.get("_class_name") == WanTransformer3DModel.__name__
+def is_stock(source: str | Path, config: dict[str, Any], options: set[str]) -> bool:
+    """Whether a config is that of a stock Wan transformer.
+
+    ``ValueError`` for one that sets what is not among our ``options``, such as the image branch of Wan 2.1.
+    """
+    if config.get("_class_name") != WanTransformer3DModel.__name__:
+        return False
+    public = {name for name, value in config.items() if value is not None and not name.startswith("_")}
+    foreign = sorted(public - options)
+    if foreign:
+        raise ValueError(f"expected a text-to-video Wan model in {source}, got one with {foreign}: choose one without")
+    return True
 
 
 @contextmanager
