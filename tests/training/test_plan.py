@@ -1,75 +1,22 @@
 """The plan's formulas against counted operations and measured bytes, and the paper's setting from first principles."""
 
 import re
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from v4s_lib.model.transformer import ContextVideoTransformer
+from tests.training.tiny_jobs import EVERY, WAYS, WITHIN, build, loss_of, rows_of_square
 from v4s_lib.training import costs
 from v4s_lib.training.costs import Job
 from v4s_lib.training.full import BASE_LIKE, FULL, TINY, WAN_AUTOENCODER, WAN_TRANSFORMER, latents_of
 from v4s_lib.training.plan import GPUS, Plan, count_parameters, main, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
-WITHIN = {"rel": 0.03}  # the largest difference seen is half of it; 0.1 would be good enough for a plan
-WAYS = pytest.mark.parametrize("way", ["two_way", "one_way"])
-
-
-def plain(heads: int, layers: int, ffn: int, pose: str | None = "c2w_12") -> dict:
-    sizes = {"num_attention_heads": heads, "attention_head_dim": 24, "in_channels": 4, "out_channels": 4}
-    sizes |= {"text_dim": 16, "freq_dim": 32, "ffn_dim": ffn, "num_layers": layers, "pose_encoding": pose}
-    return WAN_TRANSFORMER | sizes
-
-
-# Model, context latents, target latents, tokens a latent, text tokens, targets.
-SIZES = {
-    "short": (plain(2, 1, 96), 2, 3, 16, 7, 1),
-    "long context": (plain(2, 3, 160), 12, 3, 16, 7, 1),
-    "wide": (plain(4, 2, 448), 5, 4, 4, 20, 1),
-    "shared context": (plain(2, 2, 96, "ray_map"), 6, 3, 9, 5, 3),
-}
-EVERY = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-
-
-def build(job: Job, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ContextVideoTransformer:
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = ContextVideoTransformer(**job.model, context_attention=job.way)
-    for parameter in model.parameters():  # as .to(dtype), without its warning
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def loss_of(model: ContextVideoTransformer, job: Job, rows: int, device: str = "cpu") -> Tensor:
-    """A forward pass on zeros; ``rows`` of tokens a latent."""
-    place = {"device": device, "dtype": model.proj_out.weight.dtype}
-    _, high, wide = job.model["patch_size"]
-    size = (rows * high, job.tokens_a_latent // rows * wide)
-    channels, targets = job.model["in_channels"], job.targets
-    has_pose = job.pose > 0
-    output = model(
-        torch.zeros(targets, channels, job.target_latents, *size, **place),
-        torch.full((targets,), 500.0, device=device),
-        torch.arange(job.target_latents).expand(targets, -1) + 300,
-        torch.zeros(1, channels, job.context_latents, *size, **place),
-        torch.arange(job.context_latents)[None],
-        encoder_hidden_states=torch.zeros(targets, job.text_tokens, job.model["text_dim"], **place),
-        camera_path=torch.zeros(targets, job.target_latents, 4, 4, 4, **place) if has_pose else None,
-    )
-    return output.float().square().mean()
-
-
-def rows_of_square(job: Job) -> int:
-    return int(job.tokens_a_latent**0.5)
 
 
 def count_flops(job: Job, rows: int, device: str = "cpu") -> tuple[int, int]:
@@ -80,51 +27,6 @@ def count_flops(job: Job, rows: int, device: str = "cpu") -> tuple[int, int]:
         forward = counter.get_total_flops()
         loss.backward()
     return forward, counter.get_total_flops()
-
-
-class Held:
-    """What autograd holds for the backward; detached, or a result that is held would hold itself for ever."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value.detach()
-
-
-def checkpoint_block(block: nn.Module) -> None:
-    """Gradient checkpointing of one block; all tensors that enter are named, so that none is held unseen."""
-    forward = block.forward
-
-    def run(states, modulation, cosines, sines, text, key, value) -> tuple[Tensor, Tensor, Tensor]:
-        context = None if key is None else (key, value)
-        states, own = forward(states, modulation, (cosines, sines), text, context)
-        return states, *own
-
-    def checkpointed(states, modulation, rotary, text=None, context=None, rotate_values=False):
-        entering = (states, modulation, *rotary, text, *(context or (None, None)))
-        states, key, value = checkpoint(run, *entering, use_reentrant=False)
-        return states, (key, value)
-
-    block.forward = checkpointed
-
-
-def measure_activations(job: Job, dtype: torch.dtype, checkpointing: bool = False) -> int:
-    """Bytes of the different storages that are held once the forward pass is over, parameters and buffers left out."""
-    model = build(job, dtype=dtype)
-    if checkpointing:
-        for block in model.blocks:
-            checkpoint_block(block)
-    known = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
-    held = weakref.WeakSet()
-
-    def pack(value: Tensor) -> Held:
-        holder = Held(value)
-        held.add(holder)
-        return holder
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.value):
-        loss = loss_of(model, job, rows_of_square(job))
-        storages = {h.value.untyped_storage().data_ptr(): h.value.untyped_storage().nbytes() for h in held}
-    assert loss.requires_grad  # and so the graph is still there
-    return sum(size for place, size in storages.items() if place not in known)
 
 
 # The paper's setting, from first principles.
@@ -184,23 +86,6 @@ def test_operations(sizes, way):
     forward, both = count_flops(job, rows_of_square(job))
     assert costs.forward_flops(job) == pytest.approx(forward, **WITHIN)
     assert costs.training_flops(job) == pytest.approx(both, **WITHIN)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@WAYS
-@EVERY
-def test_activations(sizes, way, dtype):
-    job = Job(sizes[0], way, *sizes[1:])
-    measured = measure_activations(job, dtype)
-    assert costs.activations(job, dtype.itemsize, fused=False) == pytest.approx(measured, **WITHIN)
-
-
-@WAYS
-@EVERY
-def test_activations_with_checkpointing(sizes, way):
-    job = Job(sizes[0], way, *sizes[1:])
-    measured = measure_activations(job, torch.bfloat16, checkpointing=True)
-    assert costs.kept_with_checkpointing(job, 2) == pytest.approx(measured, **WITHIN)
 
 
 @WAYS

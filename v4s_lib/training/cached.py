@@ -25,7 +25,7 @@ INDEX = "index.json"
 LATENTS = "latents.safetensors"  # in the folder of a shard
 TEXT = "text/embeddings.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Changes with what latents.py does between a video and its latents.
+# Changes with what latents.py does between a video and its latents, or the whole targets of its windows.
 PREPROCESSING = "2: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec"
 
 
@@ -105,6 +105,7 @@ class CachedLatents:
         if index["text"] is not None:
             self.files[TEXT] = index["text"]
         self.scans: dict[str, dict[str, Any]] = index["scans"]
+        self.targets: dict[str, dict[str, Any]] = index.get("targets", {})
         self._open: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,6 +136,18 @@ class CachedLatents:
     def start_latents(self, name: str, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """The last frame of each latent as a target's start frame is encoded, alone: (C, N, h, w), as ``latents``."""
         return self._rows(name, "starts", indices).transpose(0, 1)
+
+    def target_facts(self, name: str, first: int) -> dict[str, Any] | None:
+        """Length, tail and box of the whole target that was encoded from a latent of a scan on, if one was."""
+        facts = self.targets.get(target_key(name, first))
+        return None if facts is None else {key: facts[key] for key in ("length", "tail", "box")}
+
+    def target_latents(self, name: str, first: int) -> Tensor:
+        """A target that was encoded whole, with its box tail: (C, T, h, w), the start frame's first; as ``latents``."""
+        key = target_key(name, first)
+        if key not in self.targets:
+            raise ValueError(f"expected a whole target {key} in {self.folder}, got none: encode it with --windows")
+        return self._file(f"{self.targets[key]['shard']}/{LATENTS}").get_tensor(key)
 
     def times(self, name: str, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Seconds (N,), float64, from the video's first frame to the last one of each latent."""
@@ -176,6 +189,11 @@ class CachedLatents:
             check_file(self.folder / name, self.files[name])
             self._open[name] = safe_open(self.folder / name, "pt")
         return self._open[name]
+
+
+def target_key(name: str, first: int) -> str:
+    """What a cache calls the whole target that starts at a latent of a scan."""
+    return f"{name}/{first}"
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -15,13 +15,6 @@ n = T, m = C + T with text.
 first layers, whose inputs are data (once), and the last one_way context block, of which targets use keys and values
 only. **Gradient checkpointing** runs the blocks' forward a second time. That a fused attention computes its scores once
 more in the backward is not counted.
-
-**Activations**: what autograd keeps for the backward, derived from ``ContextVideoBlock`` line by line, D values a token
-each. In fp32: the inputs of three norms, the outputs of the two that are modulated, and the feed-forward's change. In
-the computing type: what three norms hand on, queries, keys, values and result of the attention, the result once more
-for the output layer, the attention's change, and to read: queries and result; then 2 F around the feed-forward's GELU.
-Each RMS norm of queries and keys keeps two more fp32 values where it is composed of small operations (on a CPU), and
-one of the computing type where it is one fused operation (CUDA). The working memory of operations is not counted.
 """
 
 from dataclasses import dataclass
@@ -86,21 +79,31 @@ def job_of(scale: FullScale, way: str) -> Job:
     return Job(scale.model, way, *sizes)
 
 
-def block_parameters(job: Job) -> int:
-    """Two attentions (four linear layers, two RMS norms each), the norm before reading, feed-forward, modulation."""
+def _attention_parameters(job: Job) -> int:
+    """Four linear layers, two RMS norms."""
+    return 4 * (job.width**2 + job.width) + 2 * job.width
+
+
+def block_parameters(job: Job, reads: bool = True) -> int:
+    """An attention, feed-forward and modulation; with what reads also another attention and the norm before it."""
     width, ffn = job.width, job.model["ffn_dim"]
-    attention = 4 * (width**2 + width) + 2 * width
-    return 2 * attention + 2 * width + (2 * width * ffn + ffn + width) + 6 * width
+    own = _attention_parameters(job) + (2 * width * ffn + ffn + width) + 6 * width
+    return own + (_attention_parameters(job) + 2 * width if reads else 0)
+
+
+def time_parameters(job: Job) -> int:
+    """Of the layers that make a latent's modulation out of its timestep."""
+    width = job.width
+    return (job.model["freq_dim"] + 1) * width + (width + 1) * width + 6 * (width + 1) * width
 
 
 def parameters(job: Job) -> tuple[int, int]:
     """How many there are in Wan's parts, and how many in those that Wan has not."""
     width, layers, model = job.width, job.model["num_layers"], job.model
-    time = (model["freq_dim"] + 1) * width + (width + 1) * width + 6 * (width + 1) * width
     text = (model["text_dim"] + 1) * width + (width + 1) * width
     ends = (job.patch + 1) * width + (width + 1) * job.patch + 2 * width
     new = 4 * width + (layers * (job.pose + 1) * width if job.pose else 0)
-    return layers * block_parameters(job) + time + text + ends, new
+    return layers * block_parameters(job) + time_parameters(job) + text + ends, new
 
 
 def _block_flops(job: Job, queries: int, keys: int, text: int) -> int:
@@ -155,81 +158,6 @@ def sampling_flops(job: Job, steps: int, guided: bool) -> int:
     single = Job(job.model, job.way, job.context_latents, job.target_latents, job.tokens_a_latent, job.text_tokens)
     context = blocks_flops(single)[0]
     return branches * (context + steps * (forward_flops(single) - context))
-
-
-def _kept(job: Job, size: int, fused: bool, reads: bool) -> int:
-    """Bytes that a block keeps for one token, its own keys and values included, without what depends on L or T."""
-    width, heads = job.width, job.model["num_attention_heads"]
-    norms = 3 if reads else 2  # of queries and keys
-    full, low, numbers = 5 + reads, 8 + 3 * reads, 2 * (2 + reads) + norms + heads * (1 + reads)
-    full, low = (full, low + norms) if fused else (full + 2 * norms, low)
-    return (FP32 * full + size * low) * width + 2 * size * job.model["ffn_dim"] + FP32 * numbers
-
-
-def block_activations(job: Job, size: int = 2, fused: bool = True) -> tuple[int, int]:
-    """Bytes that one block keeps for the backward: for a one_way context, and for the targets of a sample.
-
-    Args:
-        job: model and sample.
-        size: bytes of a value of the computing type: 2 is bf16, 4 is fp32.
-        fused: RMS norms are one operation (CUDA), or composed of several (CPU).
-    """
-    width, text = job.width, job.text_tokens
-    normed = size if fused else 2 * FP32
-    words = text * width * (normed + 2 * size)  # keys before their norm, keys, values
-    modulation = 8 * FP32 * width  # a latent: six values, and two of them plus one
-    if job.way == "two_way":
-        latents = job.context_latents + job.target_latents
-        tokens = job.context_tokens + job.target_tokens
-        return 0, job.targets * (tokens * _kept(job, size, fused, True) + words + latents * modulation)
-    # The context's own keys and values serve its attention to itself; each target holds a copy, joined to its own.
-    both = 2 * size * width * (job.context_tokens + job.target_tokens)
-    own = job.target_tokens * (_kept(job, size, fused, True) - 2 * size * width)
-    target = own + both + words + job.target_latents * modulation
-    context = job.context_tokens * _kept(job, size, fused, False) + job.context_latents * modulation
-    return context, job.targets * target
-
-
-def _ends_activations(job: Job, size: int) -> int:
-    """Bytes kept outside the blocks: rotary tables, the last norm and the loss, what embeddings are made of."""
-    width, joint = job.width, job.way == "two_way"
-    contexts = job.targets if joint else 1
-    latents = contexts * job.context_latents + job.targets * job.target_latents
-    moving = job.targets * job.target_tokens
-    rotary = 2 * FP32 * job.model["attention_head_dim"] * latents * job.tokens_a_latent  # each angle twice, as Wan's
-    last = moving * (width * (2 * FP32 + size) + FP32 * job.patch)
-    data = size * (job.patch * (job.context_tokens + moving) + job.pose * moving)
-    time = latents * size * (3 * width + job.model["freq_dim"])
-    words = job.targets * job.text_tokens * size * (job.model["text_dim"] + 3 * width)
-    return rotary + last + data + time + words
-
-
-def activations(job: Job, size: int = 2, fused: bool = True) -> int:
-    """Bytes kept for the backward of a sample, without gradient checkpointing; arguments as block_activations."""
-    unused = 0
-    if job.way == "one_way":  # of the context's last block only what leads to keys and values is kept
-        kept = _kept(job, size, fused, False)
-        keys = (2 * FP32 + size + (size if fused else 2 * FP32)) * job.width + 3 * FP32
-        unused = job.context_tokens * (kept - keys)
-    return job.model["num_layers"] * sum(block_activations(job, size, fused)) - unused + _ends_activations(job, size)
-
-
-def checkpointed_activations(job: Job, size: int = 2, fused: bool = True) -> int:
-    """Bytes at the worst moment with every block checkpointed: what enters each block, and one block in full."""
-    return kept_with_checkpointing(job, size) + max(block_activations(job, size, fused))
-
-
-def kept_with_checkpointing(job: Job, size: int = 2) -> int:
-    """Bytes kept between forward and backward: the tokens that enter each block and, one_way, the keys and values
-    of the context, a copy for each target; once, what all blocks share (modulation, text).
-    """
-    width, joint = job.width, job.way == "two_way"
-    contexts = job.targets if joint else 1
-    tokens = contexts * job.context_tokens + job.targets * job.target_tokens
-    copies = 0 if joint else 2 * job.targets * job.context_tokens
-    latents = contexts * job.context_latents + job.targets * job.target_latents
-    shared = size * width * (6 * latents + job.targets * job.text_tokens)
-    return job.model["num_layers"] * size * width * (tokens + copies) + shared + _ends_activations(job, size)
 
 
 def state_bytes(count: int) -> dict[str, int]:

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", default="full", help=f"one of {', '.join(SCALES)} (default: full)")
     parser.add_argument("--cache", type=Path, required=True, help="folder of v4s_lib.training.latents")
     parser.add_argument("--out", type=Path, required=True, help="output folder, which all processes see")
-    parser.add_argument("--windows", type=Path, help="curated targets of v4s_lib.data.curation (default: anywhere)")
+    parser.add_argument("--windows", type=Path, help="curated targets, encoded in the cache (default: anywhere)")
     parser.add_argument("--weights", type=Path, help="folder of a saved transformer, Wan's or ours (default: random)")
     parser.add_argument("--context-attention", default="two_way", help="two_way or one_way (default: two_way)")
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank (default: all weights)")

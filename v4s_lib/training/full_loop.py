@@ -55,7 +55,7 @@ class Job:
     seed: int = 0
     save_every: int = 250  # steps
     together: int = 1  # samples that a process computes at once
-    windows: Path | None = None  # curated targets; None draws them wherever they fit
+    windows: Path | None = None  # curated targets that the cache was encoded with; None draws them wherever they fit
 
 
 def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Path:

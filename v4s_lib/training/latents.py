@@ -5,6 +5,9 @@ whole, with its own list of hashes; ``index.json`` is made of these lists when a
 command again after a kill, and it goes on after the last whole shard; run it with more scans, and it adds shards. A
 target may start at any latent, and its first latent holds its start frame alone, as no latent inside the scan does: so
 the last frame of each latent is encoded alone as well, and a cache takes twice the room of its latents.
+
+With ``--windows`` the sentences of curated windows are encoded, and of those that end on an object the whole target,
+with its box tail (``targets.py``): a shard of scans gets a second one beside it with their targets.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -30,7 +33,9 @@ from v4s_lib.model.encoding import load_codec
 from v4s_lib.model.text_encoder import encode_sentences, text_digest
 from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, Stamp, check_stamp, describe_file, make_stamp
 from v4s_lib.training.checkpoints import write_folder
-from v4s_lib.training.rows import encode_scan, needed_bytes, read_instructions
+from v4s_lib.training.full import FullScale
+from v4s_lib.training.rows import encode_scan, latent_bytes, needed_bytes, read_instructions
+from v4s_lib.training.targets import SCANS, TARGETS, Curated, check_curated, check_targets, encode_targets, read_curated
 
 LIST = "list.json"  # beside a file, what is in it
 LOCK = ".latents.lock"
@@ -47,6 +52,7 @@ class Job:
     stamp: Stamp
     device: str
     shards: dict[str, list[str]]  # names of the scans in each
+    curated: Curated
 
 
 def encode_scans(
@@ -59,6 +65,7 @@ def encode_scans(
     scans_a_shard: int = 16,
     workers: int = 1,
     device: str = "cpu",
+    curated: Curated | None = None,
 ) -> Path:
     """Encode what is missing of a cache at ``out``; returns its index. Interrupted, the same call goes on.
 
@@ -69,28 +76,35 @@ def encode_scans(
         text_encoder: see ``encode_sentences``.
         scans_a_shard: what a kill costs at most, for each worker.
         workers: processes; with ``device`` "cuda" each takes the next GPU.
+        curated: windows of these scans, see ``read_curated``; a cache that was made with some needs them again.
 
     Raises:
         ValueError, OSError: one sentence; shards that were whole before are still there, and nothing half-written is.
     """
     if min(scans_a_shard, workers) < 1:
         raise ValueError(f"expected scans a shard and workers from 1, got {scans_a_shard} and {workers}: choose others")
-    found, instructions = find_episodes(episodes), instructions or {}
+    found, instructions, curated = find_episodes(episodes), instructions or {}, curated or Curated()
     if unknown := sorted(set(instructions) - set(found)):
         raise ValueError(f"expected instructions for scans in {episodes}, got some for {unknown[0]}: correct the names")
-    try:
-        with disk.writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(out / LOCK).acquire(timeout=0)
-    except Timeout:
-        raise OSError(f"expected one run at a time in {out}, got another at work: wait for its end") from None
-    with lock:
+    with lock_cache(out):
         try:
-            job = Job(found, out, codec, stamp, device, plan_shards(out, stamp, list(found), scans_a_shard))
+            shards = plan_shards(out, stamp, list(found), scans_a_shard)
+            check_curated(out, curated, shards)
+            job = Job(found, out, codec, stamp, device, shards | curated.shards(shards), curated)
             return write_index(job, encode_missing(job, workers), instructions, text_encoder)
         finally:  # what a worker that was ended left, or a kill before this run
             for part in out.glob("*.part"):
                 part.unlink() if part.is_file() else shutil.rmtree(part)
+
+
+def lock_cache(out: Path) -> AcquireReturnProxy:
+    """Make the folder of a cache, and let no other run into it."""
+    try:
+        with disk.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            return FileLock(out / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"expected one run at a time in {out}, got another at work: wait for its end") from None
 
 
 def plan_shards(out: Path, stamp: Stamp, names: list[str], scans_a_shard: int) -> dict[str, list[str]]:
@@ -104,7 +118,7 @@ def plan_shards(out: Path, stamp: Stamp, names: list[str], scans_a_shard: int) -
     known = {name for scans in shards.values() for name in scans}
     new = sorted(set(names) - known)
     for start in range(0, len(new), scans_a_shard):
-        shards[f"shard-{len(shards):05d}"] = new[start : start + scans_a_shard]
+        shards[f"{SCANS}{len(shards):05d}"] = new[start : start + scans_a_shard]
     with disk.writing(out / PLAN):
         disk.write_json(out / PLAN, {"stamp": asdict(stamp), "shards": shards})
     return shards
@@ -115,18 +129,32 @@ def encode_missing(job: Job, workers: int) -> dict[str, dict[str, Any]]:
     lists = {shard: shard_list(job, shard) for shard in job.shards}
     missing = [shard for shard, facts in lists.items() if facts is None]
     if missing:
-        names = [name for shard in missing for name in job.shards[shard]]
-        if absent := sorted(set(names) - set(job.episodes)):
+        if absent := sorted({name for shard in missing for name in job.shards[shard]} - set(job.episodes)):
             raise FileNotFoundError(f"expected the planned scan {absent[0]} among the episodes, got none: put it back")
-        scans = [job.episodes[name] for name in names]
-        disk.require_space(job.out, needed_bytes(scans, load_codec(job.codec), job.stamp))
+        disk.require_space(job.out, missing_bytes(job, missing))
         run_workers(encode_shards, job, [missing[worker::workers] for worker in range(min(workers, len(missing)))])
     return lists | {shard: disk.read_json(job.out / shard / LIST) for shard in missing}
 
 
+def missing_bytes(job: Job, missing: list[str]) -> int:
+    """Bytes that these shards will take."""
+    codec, targets, scans = load_codec(job.codec), 0, []
+    for shard in missing:
+        if shard.startswith(TARGETS):
+            targets += sum(map(job.curated.latents, job.shards[shard]))
+        else:
+            scans += [job.episodes[name] for name in job.shards[shard]]
+    return needed_bytes(scans, codec, job.stamp) + targets * latent_bytes(codec, job.stamp)
+
+
 def shard_list(job: Job, shard: str) -> dict[str, Any] | None:
-    """The list of a shard that is whole, ``None`` for another; ``ValueError`` when its scans were changed since."""
+    """The list of a shard that is whole, ``None`` for another.
+
+    Raises ``ValueError`` when its scans were changed since, or its targets are of other windows.
+    """
     facts = whole_list(job.out / shard / LATENTS, stamp=asdict(job.stamp))
+    if facts is not None and shard.startswith(TARGETS):
+        check_targets(job.out / shard, job.curated, job.shards[shard], facts["scans"])
     if facts is None or sorted(facts["scans"]) != job.shards[shard]:
         return None
     for name in set(facts["scans"]) & set(job.episodes):
@@ -147,7 +175,11 @@ def encode_shards(job: Job, names: list[str], worker: int) -> None:
     for shard in tqdm(names, **bar):
         tensors, scans = {}, {}
         for name in job.shards[shard]:
-            encoded, scans[name] = encode_scan(name, job.episodes[name], codec, job.stamp)
+            asked = (name, job.episodes[name], codec, job.stamp)
+            if shard.startswith(TARGETS):
+                encoded, scans[name] = encode_targets(*asked, job.curated)
+            else:
+                encoded, scans[name] = encode_scan(*asked)
             tensors |= encoded
         write_file(job.out / shard / LATENTS, tensors, {"stamp": asdict(job.stamp), "scans": scans})
 
@@ -175,19 +207,24 @@ def whole_list(file: Path, **expected: Any) -> dict[str, Any] | None:
 def write_index(
     job: Job, lists: dict[str, dict[str, Any]], instructions: dict[str, list[str]], text_encoder: Path | None
 ) -> Path:
-    """Encode the text, and make the index out of the shards' lists."""
+    """Encode the text, and make the index out of the shards' lists.
+
+    What curated windows say is of them, not of their scans: a target that is drawn anywhere in a scan ends on nothing.
+    """
     before = disk.read_json(job.out / INDEX).get("scans", {})
-    said = {name: facts["instructions"] for name, facts in before.items()} | instructions
-    scans = {
-        name: facts | {"shard": shard, "instructions": said.get(name, [NAVIGATION])}
-        for shard, content in lists.items()
-        for name, facts in content["scans"].items()
-    }
-    sentences = sorted({"", *(sentence for facts in scans.values() for sentence in facts["instructions"])})
-    text = encode_text(job, text_encoder, sentences)
+    instructions = {name: facts["instructions"] for name, facts in before.items()} | instructions
+    scans, targets = {}, {}
+    for shard, content in lists.items():
+        for name, facts in content["scans"].items():
+            if shard.startswith(TARGETS):
+                targets |= {key: target | {"shard": shard} for key, target in facts["targets"].items()}
+            else:
+                scans[name] = facts | {"shard": shard, "instructions": instructions.get(name, [NAVIGATION])}
+    sentences = job.curated.sentences.union([""], *(facts["instructions"] for facts in scans.values()))
+    text = encode_text(job, text_encoder, sorted(sentences))
     shards = {shard: {key: content[key] for key in ("size", "sha256")} for shard, content in lists.items()}
     with disk.writing(job.out / INDEX):
-        index = {"stamp": asdict(job.stamp), "shards": shards, "scans": scans, "text": text}
+        index = {"stamp": asdict(job.stamp), "shards": shards, "scans": scans, "targets": targets, "text": text}
         disk.write_json(job.out / INDEX, index)
     return job.out / INDEX
 
@@ -217,6 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text-encoder", type=Path, help="folder with text_encoder and tokenizer (default: no text)")
     parser.add_argument("--text-tokens", type=int, default=512, help="to which text is padded (default: 512, Wan's)")
     parser.add_argument("--instructions", type=Path, help='JSON file {"scan": ["sentence", ...]} (default: navigation)')
+    parser.add_argument("--windows", type=Path, help="curated ones: encode what they say, and targets with a box")
+    tail = FullScale.tail_latents
+    parser.add_argument("--tail", type=int, default=tail, help=f"latents of the box in those (default: {tail})")
     parser.add_argument("--scans-a-shard", type=int, default=16, help="what a kill costs at most (default: 16)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where each worker takes the next GPU")
@@ -225,9 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"expected a device that this machine has, got {args.device}: choose cpu")
     text = (None, None) if args.text_encoder is None else (text_digest(args.text_encoder), args.text_tokens)
     stamp = make_stamp(load_codec(args.codec), args.dtype, args.height, args.width, args.stride, *text)
-    said = read_instructions(args.instructions)
+    said, curated = read_instructions(args.instructions), read_curated(args.windows, stamp, args.tail)
     asked = (args.episodes, args.out, args.codec, stamp, said, args.text_encoder)
-    index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device)
+    index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device, curated)
     print(index)
 
 

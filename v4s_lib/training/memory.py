@@ -36,7 +36,7 @@ class FusedAttention(TorchFunctionMode):
 class Alive(TorchDispatchMode):
     """Adds up the bytes of what operations make, for as long as it lives; ``most`` is the largest sum there was.
 
-    Tensors on other devices than ``device`` are not counted, nor the weights of ``model``.
+    Tensors on other devices than ``device`` are not counted, nor the weights of ``model`` and the gradients they have.
     """
 
     def __init__(self, model: nn.Module, device: str = "meta") -> None:
@@ -44,7 +44,9 @@ class Alive(TorchDispatchMode):
         self.now = self.most = 0
         self.device = device
         # A view has the storage of the tensor that it is of, and must not be counted again.
-        self.known = {id(value.untyped_storage()) for value in (*model.parameters(), *model.buffers())}
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        self.there = [value.untyped_storage() for value in (*model.parameters(), *model.buffers(), *gradients)]
+        self.known = {id(storage) for storage in self.there}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))

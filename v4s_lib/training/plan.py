@@ -7,8 +7,9 @@ enters besides, and is no formula: the share of the peak that is reached (``--ut
 
 **Memory of one GPU.** Weights, gradients, Adam's moments and the average are fp32 and shared out over all GPUs (FSDP).
 Computing is in bf16: of two blocks, one in use and one on its way, the whole weights are there, and of one the
-gradients. Activations are those of one sample, without gradient checkpointing or with it. A tenth of the memory is left
-for the working memory of operations, buffers of the network and fragments.
+gradients. Activations, and the gradients on their way, are those of one sample at the worst moment (see
+``activations``), without gradient checkpointing or with it. A tenth of the memory is left for the working memory of
+operations, buffers of the network and fragments.
 
 **Time.** Operations of a step / (GPUs x peak x utilisation). Utilisation is of the operations that are executed, those
 that checkpointing repeats included. Encoding to latents, validation and loading are not in it.
@@ -22,7 +23,7 @@ import torch
 
 from v4s_lib.command import command
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training import costs
+from v4s_lib.training import activations, costs
 from v4s_lib.training.full import SCALES, FullScale, get_scale
 
 RESERVE = 0.1  # of a GPU's memory; our choice
@@ -112,8 +113,8 @@ def make_plan(scale: FullScale, way: str, gpus: int, gpu: Gpu, utilisation: floa
     states = {name: count / gpus for name, count in costs.state_bytes(wan + new).items()}
     # A single GPU shares nothing out, but its bf16 copies are gathered in the same way.
     blocks = 3 * 2 * costs.block_parameters(job)
-    kept = (costs.activations(job), costs.checkpointed_activations(job))
-    plan = Plan(job, wan, new, states, blocks, *kept, gpu.memory, False, 0.0, 0.0)
+    peaks = (activations.peak(job, False), activations.peak(job, True))
+    plan = Plan(job, wan, new, states, blocks, *peaks, gpu.memory, False, 0.0, 0.0)
     checkpointing = not plan.fits(False)
     step = costs.training_flops(job, checkpointing) * scale.batch / scale.targets
     seconds = step / (gpus * gpu.peak * utilisation)

@@ -30,12 +30,8 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
     groups = grouped_frames(torch.arange(count))
     frames = fit_frames(scan.frames[:: stamp.stride][: latent_frames(count)], stamp.height, stamp.width)
     alone = [encode_video(codec, frames[last : last + 1]) for last in groups[:, -1].tolist()]
-    latents, starts = (
-        encoded.transpose(0, 1).to("cpu", DTYPES[stamp.dtype]).contiguous()
-        for encoded in (encode_video(codec, frames), torch.cat(alone, dim=1))
-    )
-    if not (torch.isfinite(latents).all() and torch.isfinite(starts).all()):
-        raise ValueError(f"expected finite latents of {episode}, got others: choose --dtype bfloat16 or another codec")
+    encoded = (encode_video(codec, frames), torch.cat(alone, dim=1))
+    latents, starts = (stored(part.transpose(0, 1), stamp, episode) for part in encoded)
     times = frame_times(episode_video(episode))[:: stamp.stride]
     tensors = {f"{name}/latents": latents, f"{name}/starts": starts, f"{name}/times": times[groups[:, -1]]}
     fov = None
@@ -45,10 +41,23 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
     return tensors, {"latents": count, "horizontal_fov": fov, "source": source_hashes(episode)}
 
 
+def stored(latents: Tensor, stamp: Stamp, episode: Path) -> Tensor:
+    """Latents as the stamp stores them; ``ValueError`` where they are not finite."""
+    latents = latents.to("cpu", DTYPES[stamp.dtype]).contiguous()
+    if not torch.isfinite(latents).all():
+        raise ValueError(f"expected finite latents of {episode}, got others: choose --dtype bfloat16 or another codec")
+    return latents
+
+
+def latent_bytes(codec: Codec, stamp: Stamp) -> int:
+    """Bytes of one latent as it is stored."""
+    channels, rows, columns = latent_shape(codec, stamp.height, stamp.width)
+    return channels * rows * columns * DTYPES[stamp.dtype].itemsize
+
+
 def needed_bytes(episodes: list[Path], codec: Codec, stamp: Stamp) -> int:
     """Bytes that the rows of these episodes take, counted in their videos before anything is encoded."""
-    channels, rows, columns = latent_shape(codec, stamp.height, stamp.width)
-    size = 2 * channels * rows * columns * DTYPES[stamp.dtype].itemsize + EXTRA  # a latent, and its start
+    size = 2 * latent_bytes(codec, stamp) + EXTRA  # a latent, and its start
     return size * sum(whole_latents(count_frames(episode_video(episode)), stamp.stride) for episode in episodes)
 
 

@@ -5,10 +5,14 @@ A sample is a function of seed, step and its number in the batch alone: a run th
 so does one whose batch is shared out over another number of processes.
 
 The start latent is that of the start frame alone, as in sampling; poses are relative to that frame, the last of the
-window's first latent. The moving latents are the scan's own. For patches that is what a target by itself would give;
-Wan's encoder looks back, so its moving latents know the frames before the start, which those of a target by itself
-could not: our choice, for otherwise every place to start would need a whole target encoded. A cache knows of no box, so
-no target has a box tail.
+window's first latent. A target for navigation has the scan's own latents behind it. For patches that is what a target
+by itself would give; Wan's encoder looks back, so its moving latents know the frames before the start, which those of a
+target by itself could not: our choice, for otherwise every place to start would need a whole target encoded.
+
+A curated window that ends on an object was encoded whole, with its box tail, in which the camera stands still and time
+goes on. Its words have to be enough: where the path is known, it is told for a share of such targets alone. All targets
+of a step are of one kind, so that they have one length, however many are computed together, and no process waits for
+another's longer ones; the kind is that of a window drawn by seed and step, so every window is drawn alike in the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +21,21 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from v4s_lib.data import curation_windows
+from v4s_lib.data.curation_windows import Window as Curated
 from v4s_lib.data.windows import sample_context
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.cached import CachedLatents
 from v4s_lib.training.data import step_seed
 from v4s_lib.training.full import FullScale
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 
 @dataclass
 class Window:
-    """A batch of B targets of T latents, each with its own context of P, and all that is drawn for them."""
+    """A batch of B targets of T latents, each with its own context of P, and all that is drawn for them.
+
+    T is the scale's start and moving latents, and for targets with a box those of the tail, too.
+    """
 
     target_latents: Tensor  # (B, C, T, h, w), clean; the first is the start latent
     target_time_index: Tensor  # (B, T)
@@ -57,7 +65,8 @@ class CachedWindows:
         names: the scans that are long enough; ``too_short`` are the others. Every one of ``names`` is drawn alike.
 
     Raises ``ValueError`` when the cache is of another size, without text, or without a scan that is long enough, and
-    when curated windows are of another length or scan, or say what it has no text for.
+    when curated windows are of another length or scan, say what it has no text for, or end on an object and were not
+    encoded whole.
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class CachedWindows:
         cache: CachedLatents,
         scale: FullScale,
         seed: int,
-        curated: Sequence[curation_windows.Window] | None = None,
+        curated: Sequence[Curated] | None = None,
     ) -> None:
         self.cache, self.scale, self.seed = cache, scale, seed
         self.latents = 1 + scale.moving_latents
@@ -89,16 +98,27 @@ class CachedWindows:
                     f"encode the scans with the codec, size and text of scale {scale.name}"
                 )
 
-        self.curated = None if curated is None else self._check(curated)
+        self.kinds = None if curated is None else self._check(curated)
 
-    def _check(self, curated: Sequence[curation_windows.Window]) -> list[curation_windows.Window]:
-        """The curated windows, with room for a context; refused where they are not of this cache and scale."""
+    def _check(self, curated: Sequence[Curated]) -> tuple[list[Curated], list[Curated]]:
+        """The curated windows with room for a context, without and with a box; refused if not of this cache and scale.
+
+        One with a box needs its encoded target; where the scale has no tail, it is taken from the scan like the others.
+        """
         for window in curated:
             if window.scan not in self.cache.names or window.length != self.latents:
                 raise ValueError(
                     f"expected windows of {self.latents} latents and of scans in {self.cache.folder}, got one of "
                     f"{window.length} of {window.scan}: curate the scans of this cache with --length {self.latents}"
                 )
+            if tail := self._tail(window):
+                wanted = {"length": self.latents, "tail": tail, "box": list(window.box)}
+                found = self.cache.target_facts(window.scan, window.first)
+                if found != wanted:
+                    raise ValueError(
+                        f"expected a whole target with {wanted} of {window.scan} from latent {window.first} on in "
+                        f"{self.cache.folder}, got {found or 'none'}: encode with --windows and --tail {tail}"
+                    )
         for sentence in {window.instruction for window in curated}:
             self.cache.text(sentence)
         kept = [window for window in curated if self._pieces(window)]
@@ -107,14 +127,21 @@ class CachedWindows:
                 f"expected curated windows with {self.scale.context_latents} latents for a context beside them, got "
                 f"none of {len(curated)}: curate with the scale's --gap and --context"
             )
-        return kept
+        return [window for window in kept if window.box is None], [window for window in kept if window.box is not None]
 
-    def _pieces(self, window: curation_windows.Window) -> list[int]:
+    def _tail(self, window: Curated) -> int:
+        """Latents in which the box fades in after a window."""
+        return 0 if window.box is None else self.scale.tail_latents
+
+    def _piece(self, window: Curated) -> int:
+        """How long a piece of its scan is that has time indices, with those of the tail, which may go on behind it."""
+        return min(self.cache.length(window.scan), self.range - self._tail(window))
+
+    def _pieces(self, window: Curated) -> list[int]:
         """The first latents of pieces of a scan that hold a curated window, and enough beside it for a context."""
-        length = self.cache.length(window.scan)
-        piece = min(length, self.range)
+        piece = self._piece(window)
         starts = set(self._starts(piece).tolist())
-        return [first for first in range(length - piece + 1) if window.first - first in starts]
+        return [first for first in range(self.cache.length(window.scan) - piece + 1) if window.first - first in starts]
 
     def batch(self, step: int, numbers: Sequence[int]) -> Window:
         """The samples of those numbers in the batch of a step."""
@@ -138,20 +165,21 @@ class CachedWindows:
             return torch.rand(1, generator=generator)
 
         scale = self.scale
-        name, first, start, sentence = self._place(below)
-        piece = min(self.cache.length(name), self.range)
-        offset = below(self.range - piece + 1)
+        window, first = self._place(step, below)
+        name, start, tail, piece = window.scan, window.first - first, self._tail(window), self._piece(window)
+        offset = below(self.range - tail - piece + 1)
         context = sample_context(piece, scale.context_latents, generator, start, self.latents, scale.gap)
-        target = torch.arange(start, start + self.latents)
+        target = torch.arange(start, start + self.latents + tail)
         chance = share()
         lost, told = chance < scale.drop_all, chance >= scale.drop_all + scale.drop_instruction
         sigma = share()
-        moving, seen = (self.cache.latents(name, first + indices)[None].float() for indices in (target[1:], context))
-        clean = torch.cat([self.cache.start_latents(name, [first + start])[None].float(), moving], dim=2)
+        clean, seen = (part[None].float() for part in (self._clean(window), self.cache.latents(name, first + context)))
         noise = torch.randn(clean[:, :, 1:].shape, generator=generator)
         if lost:
             seen = torch.randn(seen.shape, generator=generator)
-        path, known = self._path(name, first + target)
+        path, known = self._path(window)
+        if window.box is not None:
+            known = known & (share() < scale.path_too)
         return Window(
             clean,
             (offset + target)[None],
@@ -160,33 +188,45 @@ class CachedWindows:
             1000.0 * lost,
             path,
             told & known,
-            self.cache.text(sentence if told else "")[None].float(),
+            self.cache.text(window.instruction if told else "")[None].float(),
             scale.shift * sigma / (1 + (scale.shift - 1) * sigma),
             noise,
         )
 
-    def _place(self, below: Callable[[int], int]) -> tuple[str, int, int, str]:
-        """A scan, the first latent of the piece of it that has time indices, a target's start in it, and its caption.
+    def _place(self, step: int, below: Callable[[int], int]) -> tuple[Curated, int]:
+        """A target, and the first latent of the piece of its scan that has time indices.
 
-        ``below`` draws a number below the one it is given.
+        ``below`` draws a number below the one it is given; whether the target has a box is drawn for the whole step.
         """
-        if self.curated is not None:
-            window = self.curated[below(len(self.curated))]
+        if self.kinds is not None:
+            plain, boxed = self.kinds
+            chance = torch.Generator().manual_seed(step_seed(self.seed, step, -1))  # no sample has this number
+            kind = boxed if torch.randint(len(plain) + len(boxed), (), generator=chance) < len(boxed) else plain
+            window = kind[below(len(kind))]
             pieces = self._pieces(window)
-            first = pieces[below(len(pieces))]
-            return window.scan, first, window.first - first, window.instruction
+            return window, pieces[below(len(pieces))]
         name = self.names[below(len(self.names))]
         length = self.cache.length(name)
         piece = min(length, self.range)
-        starts, said = self._starts(piece), self.cache.instructions(name)
-        return name, below(length - piece + 1), int(starts[below(len(starts))]), said[below(len(said))]
+        starts, said, first = self._starts(piece), self.cache.instructions(name), below(length - piece + 1)
+        start, sentence = int(starts[below(len(starts))]), said[below(len(said))]
+        return Curated(name, first + start, self.latents, "navigation", sentence, None, None, {}), first
 
-    def _path(self, name: str, target: Tensor) -> tuple[Tensor, bool]:
-        """The path of a target (1, T, 4, 4, 4), and whether it is known; else the camera stands still."""
-        c2w = self.cache.c2w(name, target)
+    def _clean(self, window: Curated) -> Tensor:
+        """The latents of a target (C, T, h, w)."""
+        name, first = window.scan, window.first
+        if self._tail(window):
+            return self.cache.target_latents(name, first)
+        moving = self.cache.latents(name, range(first + 1, first + self.latents))
+        return torch.cat([self.cache.start_latents(name, [first]), moving], dim=1)
+
+    def _path(self, window: Curated) -> tuple[Tensor, bool]:
+        """The path of a target (1, T, 4, 4, 4), still in the tail, and whether it is known; if not, still all along."""
+        c2w, tail = self.cache.c2w(window.scan, range(window.first, window.first + self.latents)), self._tail(window)
         if c2w is None:
-            return torch.eye(4).expand(1, len(target), 4, 4, 4), False
-        return relative_to_start(torch.cat([c2w[0, -1:], c2w[1:].flatten(0, 1)])[None].float()), True
+            return torch.eye(4).expand(1, self.latents + tail, 4, 4, 4), False
+        frames = [c2w[0, -1:], c2w[1:].flatten(0, 1), c2w[-1, -1:].expand(FRAMES_PER_LATENT * tail, 4, 4)]
+        return relative_to_start(torch.cat(frames)[None].float()), True
 
 
 def velocity_loss(model: torch.nn.Module, window: Window) -> Tensor:
