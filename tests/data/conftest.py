@@ -1,8 +1,12 @@
-"""A server that the tests of one download share."""
+"""What the tests of downloads and of readers share: a server, and a scan in each publisher's layout."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.data.faulty_server import Server
+from tests.data.layouts import WRITERS, Room, make_room
 
 
 @pytest.fixture
@@ -11,3 +15,26 @@ def server(monkeypatch):
     server = Server()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def room() -> Room:
+    return make_room()
+
+
+@pytest.fixture(scope="session")
+def scans(room, tmp_path_factory) -> dict[str, Path]:
+    """One scan in each layout; tests that change one copy it first."""
+    root = tmp_path_factory.mktemp("scans")
+    for layout, write in WRITERS.items():
+        (root / layout / "41254925").mkdir(parents=True)
+        write(root / layout / "41254925", room)
+    return {layout: root / layout / "41254925" for layout in WRITERS}
+
+
+@pytest.fixture
+def copy(scans, tmp_path):
+    def of(layout: str) -> Path:
+        return Path(shutil.copytree(scans[layout], tmp_path / "41254925"))
+
+    return of

@@ -43,6 +43,10 @@ class Room:
         rgb = render(self.scenes, torch.zeros(len(c2w), dtype=torch.long), c2w, camera, self.samples).rgb
         return (rgb * 255).round().clamp(0, 255).to(torch.uint8)
 
+    def depth(self, camera: Camera, c2w: Tensor) -> Tensor:
+        """Along the optical axis, metres (F, H, W)."""
+        return render(self.scenes, torch.zeros(len(c2w), dtype=torch.long), c2w, camera, 1).depth
+
 
 def make_room(frames: int = 4, samples: int = 3) -> Room:
     scenes = make_scenes([7])
@@ -145,22 +149,36 @@ def write_dslr(folder: Path, room: Room) -> None:
 
 def write_arkitscenes(folder: Path, room: Room) -> None:
     """An iPad held on its side. Before the first pose there is a picture more; lens times differ by a millisecond."""
-    c2w = room.c2w @ QUARTER
+    c2w, times = room.c2w @ QUARTER, ipad_times(room)
     frames = folder / f"{folder.name}_frames"
-    times = [6845.606 + index / 10 for index in range(len(c2w) + 1)]
-    names = [f"{folder.name}_{time:.3f}" for time in times]
-    pictures = room.seen(c2w=torch.cat([c2w[:1], c2w]))
-    write_images(frames / "lowres_wide", pictures, [f"{name}.png" for name in names])
-    (frames / "lowres_wide_intrinsics").mkdir()
-    lens = f"160 120 {CAMERA.focal} {CAMERA.focal} 80 60"
-    for time in times:
-        (frames / "lowres_wide_intrinsics" / f"{folder.name}_{time + 0.001:.3f}.pincam").write_text(lens)
+    write_ipad_pictures(folder, room, "lowres_wide", CAMERA)
+    (frames / "lowres_depth").mkdir()
+    for time, depth in zip(times[1:], room.depth(CAMERA, c2w), strict=True):  # the first picture has none
+        millimetres = (1000 * depth).round().numpy().astype(np.uint16)
+        Image.fromarray(millimetres).save(frames / "lowres_depth" / f"{folder.name}_{time:.3f}.png")
     w2c = inverse(c2w.double())
     vectors = Rotation.from_matrix(w2c[:, :3, :3].numpy()).as_rotvec()
     rows = np.concatenate([np.array(times[1:])[:, None] + 0.00043, vectors, w2c[:, :3, 3].numpy()], axis=1)
     np.savetxt(frames / "lowres_wide.traj", rows, fmt="%.10f")
     items = [{"label": o.label, "uid": "a", "segments": {"obbAligned": turned_box(o)}} for o in room.scenes.objects[0]]
     write_json(folder / f"{folder.name}_3dod_annotation.json", {"data": items, "skipped": False})
+
+
+def ipad_times(room: Room) -> list[float]:
+    """When an iPad has taken its pictures: one before the first pose, then one with each."""
+    return [6845.606 + index / 10 for index in range(len(room.c2w) + 1)]
+
+
+def write_ipad_pictures(folder: Path, room: Room, kind: str, camera: Camera) -> None:
+    """Pictures of one of the publisher's sizes, and the lens of each, in pixels of that size."""
+    frames, c2w = folder / f"{folder.name}_frames", room.c2w @ QUARTER
+    names = [f"{folder.name}_{time:.3f}.png" for time in ipad_times(room)]
+    write_images(frames / kind, room.seen(camera, torch.cat([c2w[:1], c2w])), names)
+    (frames / f"{kind}_intrinsics").mkdir()
+    middle = f"{camera.width / 2} {camera.height / 2}"
+    lens = f"{camera.width} {camera.height} {camera.focal} {camera.focal} {middle}"
+    for time in ipad_times(room):
+        (frames / f"{kind}_intrinsics" / f"{folder.name}_{time + 0.001:.3f}.pincam").write_text(lens)
 
 
 def write_realestate10k(folder: Path, room: Room) -> None:

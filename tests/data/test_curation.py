@@ -127,15 +127,60 @@ def test_ctrl_c_leaves_whole_scans_and_the_same_command_goes_on(whole, tmp_path)
     assert len(load_windows(out)) == 16 * sum(w.scan == "demo_0000" for w in load_windows(whole))
 
 
-def test_a_broken_scan_is_named_and_those_before_it_are_kept(tmp_path, capsys):
+def break_video(folder: Path) -> bytes:
+    """Cut off the video of an episode; returns what it was."""
+    video = folder / "scan.mp4"
+    content = video.read_bytes()
+    video.write_bytes(content[:30_000])
+    return content
+
+
+def entries(out: Path) -> dict[str, int]:
+    """When each scan of a run was curated."""
+    return {path.stem: path.stat().st_mtime_ns for path in (out.parent / f".{out.stem}.scans").glob("*.json")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_scan_is_reported_and_the_others_are_curated(whole, tmp_path, capsys, workers):
+    scans, out = tmp_path / "scans", tmp_path / "windows.jsonl"
+    shutil.copytree(SCANS, scans)
+    content, empty, cameras = break_video(scans / "demo_0001"), scans / "a_folder", scans / "demo_0001/transforms.json"
+    empty.mkdir()
+    assert main([str(scans), "--out", str(out), *FLAGS, "--workers", str(workers)]) == 0
+    said = capsys.readouterr().out.splitlines()[-2:]
+    assert said[0].startswith(f"a_folder cannot be read: expected a video in {empty}, got none: ")
+    assert said[1].startswith("demo_0001 cannot be read: expected ") and str(scans / "demo_0001/scan.mp4") in said[1]
+    report = json.loads(out.with_suffix(".report.json").read_text())
+    for name, candidates in (("a_folder", 0), ("demo_0001", 6)):  # the cameras tell how long the second is
+        row = report["scans"][name]
+        assert f"{name} cannot be read: {row.pop('error')}" in said
+        assert row == dict.fromkeys(COLUMNS, 0) | {"candidates": candidates, "unreadable": candidates}
+    assert report["total"]["candidates"] == 18 == sum(report["total"][name] for name in (*REASONS, *KINDS))
+    assert load_windows(out) == [window for window in load_windows(whole) if window.scan != "demo_0001"]
+
+    before = entries(out)
+    assert main([str(scans), "--out", str(out), *FLAGS]) == 0 and entries(out) == before  # nothing is tried again
+    cameras.write_text("{")
+    assert main([str(scans), "--out", str(out), *FLAGS]) == 0
+    row = json.loads(out.with_suffix(".report.json").read_text())["scans"]["demo_0001"]
+    assert row["candidates"] == row["unreadable"] == 0 and row["error"].startswith(f"expected JSON in {cameras}")
+    shutil.rmtree(empty)
+    shutil.copy(SCANS / "demo_0001/transforms.json", cameras)
+    (scans / "demo_0001/scan.mp4").write_bytes(content)
+    assert main([str(scans), "--out", str(out), *FLAGS]) == 0
+    assert files(out) == files(whole)
+    changed = {name for name, time_of in entries(out).items() if time_of != before.get(name)}
+    assert changed == {"demo_0001"}
+
+
+def test_scans_of_which_none_can_be_read_are_refused(tmp_path, capsys):
     scans, out = tmp_path / "scans", tmp_path / "windows.jsonl"
     for name in ("demo_0000", "demo_0001"):
         shutil.copytree(SCANS / name, scans / name)
-    video = scans / "demo_0001/scan.mp4"
-    video.write_bytes(video.read_bytes()[:30_000])
-    assert str(video) in refused(capsys, scans, "--out", out)
-    assert [path.name for path in (tmp_path / ".windows.scans").glob("*.json")] == ["demo_0000.json"]
-    assert not out.exists()
+        break_video(scans / name)
+    said = refused(capsys, scans, "--out", out)
+    assert said.startswith("expected a scan that can be read, got none of 2, demo_0000 because of this (expected ")
+    assert said.endswith("): correct the scans, or take them away") and not out.exists()
 
 
 def test_windows_of_other_settings_are_refused_and_stay(whole, capsys):

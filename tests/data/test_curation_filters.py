@@ -47,12 +47,29 @@ def test_a_wall_in_front_of_the_context_hides_what_the_frusta_share():
     assert filters.covisible(turned(0), turned(0), CAMERA, surface, half) == pytest.approx(0.5)
 
 
+def test_unknown_depths_are_left_out_and_nothing_is_seen_through_them():
+    surface, holes = torch.full((1, 12, 18), 3.0), torch.full((1, 12, 18), 3.0)
+    holes[..., :9] = 0
+    assert filters.covisible(turned(0), turned(0), CAMERA, holes, surface) == 1  # of what is known, all
+    assert filters.covisible(turned(0), turned(0), CAMERA, surface, holes) == pytest.approx(0.5)
+    assert filters.covisible(turned(0), turned(0), CAMERA, 0 * surface, surface) == 0
+    around = EpisodeObject("tent", 1, (-1.0, -1.0, -1.0), (4.0, 1.0, 1.0))  # the camera stands in it
+    mask = filters.object_mask(around, turned(0), CAMERA, holes)
+    assert mask[0, 6, 10] and not mask[..., :9].any()
+
+
 def test_a_camera_is_still_only_if_it_neither_walks_nor_turns_and_jumps_if_it_does_either_too_fast():
     nothing, slow, fast = torch.zeros(7), torch.full((7,), 2.0), torch.tensor([0, 0, 0, 60.0, 0, 0, 0])
     assert filters.is_still(nothing, nothing)
     assert not filters.is_still(nothing, slow) and not filters.is_still(slow / 10, nothing)
     assert not filters.is_jumping(slow / 10, slow)
     assert filters.is_jumping(nothing, fast) and filters.is_jumping(fast / 20, nothing)
+
+
+def test_a_scale_is_told_by_the_median_of_the_steps_that_are_taken():
+    steps = torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 4.0, 90.0])  # it rests, walks, and is lost once
+    assert filters.nominal_scale(steps) * 4 == pytest.approx(filters.NOMINAL_STEP)
+    assert filters.nominal_scale(torch.zeros(5)) == 1
 
 
 def test_blur_shows_whatever_there_is_to_see(scan):

@@ -1,12 +1,13 @@
 """Windows of rendered rooms: those that must go are dropped for their reason, and captions tell what is seen."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from skimage.filters import gaussian
 
+from tests.data.layouts import change_json
 from v4s_lib.data.boxes import is_centred, mask_box
 from v4s_lib.data.curation_windows import REASONS, Rules, curate_scan, find_goal, judge, measure
 from v4s_lib.data.episodes import Episode, EpisodeObject, load_episode, write_episode
@@ -74,6 +75,65 @@ def test_a_camera_that_stands_still_or_jumps_is_dropped(scan):
     assert judge(measure(changed(scan, 80, scan.frames[80:], lost), RULES), STOOL, RULES)[0] == "jumping"
 
 
+def of_unit(scan: Episode, scale: float) -> Episode:
+    """The scan without depth in a unit that nobody knows; a power of two keeps every digit."""
+    c2w = scan.c2w.clone()
+    c2w[:, :3, 3] *= scale
+    objects = tuple(
+        replace(item, box_min=tuple(scale * v for v in item.box_min), box_max=tuple(scale * v for v in item.box_max))
+        for item in scan.objects
+    )
+    return replace(scan, c2w=c2w, objects=objects, scene_seed=None, metric=False)
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**10])
+def test_a_scan_of_unknown_unit_gives_the_same_windows_whatever_the_unit(scan, tmp_path, scale):
+    found = {}
+    for name, unit in (("plain", 1.0), ("scaled", scale)):
+        whole = of_unit(scan, unit)
+        write_episode(tmp_path / name, whole.frames, whole.c2w, whole.camera, whole.objects, metric=False)
+        found[name] = curate_scan("scan", tmp_path / name, RULES)
+    assert found["plain"] == found["scaled"]
+    windows, counts = found["scaled"]
+    assert counts["still"] == counts["jumping"] == 0 and [w.first for w in windows if w.kind == "grounding"] == [STOOL]
+    steps = (scan.c2w[4::4, :3, 3] - scan.c2w[:-4:4, :3, 3]).norm(dim=1)
+    for window in windows:
+        assert "metres" not in window.scores
+        mean = (steps[window.first : window.first + RULES.length - 1].mean() / steps.median()).item()
+        assert window.scores["steps"] == pytest.approx(mean, abs=1e-3)
+    assert all("steps" not in w.scores for w in curate_scan("s", MANIFESTS / "scans/demo_0002", RULES)[0])
+
+
+def test_a_scan_of_unknown_unit_stands_still_or_jumps_by_its_own_steps(scan):
+    """A thousandfold unit, so that by metres all of it jumps; without turns, so that steps alone decide."""
+    c2w = scan.c2w[:1].repeat(len(scan.frames), 1, 1)
+    c2w[:, 0, 3] = torch.arange(len(c2w)) * 250.0  # a step of 1000 from latent to latent
+    slow, fast = c2w.clone(), c2w.clone()
+    slow[60:, 0, 3] = c2w[60, 0, 3] + torch.arange(len(c2w) - 60) * 20.0  # a step of 80
+    fast[80:, 0, 3] += 9500  # once a step of 10500
+    for path, reason in ((slow, "still"), (fast, "jumping")):
+        measured = measure(replace(of_unit(scan, 1.0), c2w=path), RULES)
+        assert judge(measured, STOOL, RULES)[0] == reason
+    slow[60:, 0, 3] = c2w[60, 0, 3] + torch.arange(len(c2w) - 60) * 30.0  # a step of 120
+    fast[80:, 0, 3] -= 1000  # once a step of 9500
+    for path in (slow, fast):
+        measured = measure(replace(of_unit(scan, 1.0), c2w=path), RULES)
+        assert judge(measured, STOOL, RULES)[0] not in ("still", "jumping")
+    metric = measure(replace(scan, c2w=fast, scene_seed=None), RULES)
+    assert judge(metric, STOOL, RULES)[0] == "jumping"
+
+
+def test_captions_name_the_place(tmp_path):
+    shutil.copytree(MANIFESTS / "scans/demo_0002", tmp_path / "scan")
+    change_json(tmp_path / "scan/transforms.json", place="park")
+    windows = {window.first: window for window in curate_scan("scan", tmp_path / "scan", RULES)[0]}
+    for window in curate_scan("scan", MANIFESTS / "scans/demo_0002", RULES)[0]:
+        said = asdict(windows[window.first]) | {"instruction": None}
+        assert said == asdict(window) | {"instruction": None}
+        assert windows[window.first].instruction == window.instruction.replace(" a room", " a park")
+    assert windows[STOOL].kind == "grounding" and "through a park." in windows[STOOL].instruction
+
+
 def test_a_frame_that_the_context_holds_drops_the_window(scan):
     again = changed(scan, 3, scan.frames[80][None])
     assert judge(measure(again, RULES), STOOL, RULES)[0] == "repeated"
@@ -96,6 +156,35 @@ def test_without_depth_poses_alone_find_the_same_window(scan):
     true = mask_box(shown(scan, latent_frames(LAST + 1) - 1) == item.instance)
     assert (true - torch.tensor(box)).abs().max() <= 2  # a round thing does not fill the box around it
     assert scores["covisible"] == pytest.approx(judge(measure(scan, RULES), STOOL, RULES)[1]["covisible"], abs=0.1)
+
+
+def test_what_a_sensor_has_measured_serves_as_the_depth_of_a_generated_room(scan, tmp_path):
+    scenes, c2w = make_scenes([scan.scene_seed]), scan.c2w[::4]
+    depth = render(scenes, torch.zeros(len(c2w), dtype=torch.long), c2w, scan.camera, 1).depth
+    generated, sensed = measure(scan, RULES), measure(replace(scan, scene_seed=None, depth=depth), RULES)
+    assert torch.equal(sensed.depth, generated.depth) and torch.equal(sensed.shares, generated.shares)
+    nominal = measure(replace(scan, scene_seed=None), RULES)
+    assert not torch.equal(nominal.shares, generated.shares)  # what boxes hide one another is not known
+    for first in range(len(c2w) - RULES.length + 1):
+        assert judge(sensed, first, RULES) == judge(generated, first, RULES)
+        assert find_goal(sensed, first, RULES) == find_goal(generated, first, RULES)
+    assert find_goal(sensed, STOOL, RULES)[1] != find_goal(nominal, STOOL, RULES)[1]
+    behind = depth.clone()
+    behind[LAST] = 0.5  # a hand before the lens
+    assert find_goal(measure(replace(scan, scene_seed=None, depth=behind), RULES), STOOL, RULES) is None
+
+
+def test_a_sensors_depth_follows_every_stride_and_size(scan):
+    """Each depth is its number in metres, farther below, with sides that the smaller view cuts off."""
+    twice = replace(scan, frames=scan.frames.repeat_interleave(2, 0)[:-1], c2w=scan.c2w.repeat_interleave(2, 0)[:-1])
+    depth = torch.arange(1.0, 48)[:, None, None].repeat(1, 16, 24)  # 185 frames, 47 of them with a depth
+    depth[:, 8:] += 100  # near and far meet, and nothing is between them
+    depth[:, :, :4] = depth[:, :, -4:] = 99
+    rules = replace(RULES, stride=2, height=32, width=32)
+    measured = measure(replace(twice, scene_seed=None, depth=depth), rules)
+    assert measured.depth.shape == (24, 32, 32)
+    assert torch.equal(measured.depth[:, 7, 9], torch.arange(1.0, 48, 2))
+    assert measured.depth[5].unique().tolist() == [11, 111]
 
 
 def test_nothing_of_the_same_name_is_in_the_start_frame(scan):

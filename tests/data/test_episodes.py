@@ -4,11 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from v4s_lib.data.episodes import EpisodeObject, flip_axes, load_episode, write_episode
+from v4s_lib.data.episodes import EpisodeObject, flip_axes, load_annotations, load_episode, write_episode
 from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.sources import source_hashes
 from v4s_lib.data.video import write_video
 from v4s_lib.worlds.cameras import Camera, check_rigid, pose
 
@@ -49,6 +51,70 @@ def test_an_episode_comes_back(folder):
     error = (episode.frames.float() - smooth_frames().float()).square().mean()
     assert 10 * torch.log10(255**2 / error) > 40
     assert sorted(path.name for path in folder.iterdir()) == ["scan.mp4", "transforms.json"]
+
+
+def test_what_is_unusual_is_written_and_comes_back(tmp_path, folder):
+    plain = json.loads((folder / "transforms.json").read_text())
+    assert not {"metric", "place"} & plain.keys()  # files from before these keys are as valid as ever
+    episode = load_episode(folder)
+    assert episode.metric and episode.place == "room" and episode.depth is None
+    write_episode(tmp_path / "park", smooth_frames(), poses(), CAMERA, metric=False, place="park")
+    transforms = json.loads((tmp_path / "park/transforms.json").read_text())
+    assert transforms["metric"] is False and transforms["place"] == "park"
+    park, known = load_episode(tmp_path / "park"), load_annotations(tmp_path / "park")
+    assert (park.metric, park.place) == (known.metric, known.place) == (False, "park")
+    for wrong in ({"metric": "false"}, {"metric": 0}, {"place": ""}, {"place": 3}):
+        change(folder, **({"metric": True, "place": "room"} | wrong))
+        with pytest.raises(ValueError, match="^expected metric true or false and place a word in .*, got .*: correct"):
+            load_episode(folder)
+
+
+def test_a_shipped_scan_is_written_as_it_was(tmp_path):
+    shipped = MANIFESTS / "scans/demo_0001"
+    scan = load_episode(shipped)
+    write_episode(tmp_path / "scan", scan.frames, scan.c2w, scan.camera, scan.objects, scan.scene_seed)
+    assert (tmp_path / "scan/transforms.json").read_bytes() == (shipped / "transforms.json").read_bytes()
+
+
+def test_a_depth_comes_back_to_the_millimetre(tmp_path):
+    depth = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0)) * 8  # of frames 0 and 4 of six
+    depth[0, 0, 0], depth[1, 2, 3] = 0, 80  # unknown, and too far for 16 bits
+    write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=depth)
+    assert sorted(path.name for path in (tmp_path / "scan").iterdir()) == ["depth.npz", "scan.mp4", "transforms.json"]
+    again = load_episode(tmp_path / "scan").depth
+    assert again[0, 0, 0] == 0 and again[1, 2, 3] == pytest.approx(65.535)
+    assert (again - depth.clamp(max=65.535)).abs().max() <= 0.0005 + 1e-6
+    assert source_hashes(tmp_path / "scan").keys() == {"depth.npz", "scan.mp4", "transforms.json"}
+
+
+def test_a_depth_that_does_not_fit_is_refused(tmp_path):
+    one, two = torch.ones(1, 5, 7), torch.ones(2, 5, 7)
+    with pytest.raises(ValueError, match=r"^expected the depth of 2 frames, got \(1, 5, 7\): give every fourth"):
+        write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=one)
+    with pytest.raises(ValueError, match="^expected poses in metres with a depth, got metric false: "):
+        write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=two, metric=False)
+    assert list(tmp_path.iterdir()) == []
+    write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=two)
+    change(tmp_path / "scan", metric=False)
+    with pytest.raises(ValueError, match="^expected poses in metres beside .*depth.npz, got metric false: scale"):
+        load_episode(tmp_path / "scan")
+    change(tmp_path / "scan", metric=True)
+    path = tmp_path / "scan/depth.npz"
+    content = path.read_bytes()
+    half = len(content) // 2
+    for wrong in (content[:60], content[:half] + b"x" + content[half + 1 :], b"", b"text"):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match="^expected millimetres in .*depth.npz, got .*: write the episode again$"):
+            load_episode(tmp_path / "scan")
+    np.savez_compressed(path, millimetres=np.ones((3, 5, 7), np.uint16))
+    with pytest.raises(ValueError, match=r"^expected uint16 \(2, h, w\) in .*, got uint16 \(3, 5, 7\): write video"):
+        load_episode(tmp_path / "scan")
+
+
+def test_an_object_without_a_box_is_refused(folder):
+    change(folder, objects=[{"label": "red ball", "instance": 20, "box_min": [0, 0, 0]}])
+    with pytest.raises(ValueError, match="^expected label, instance, box_min and box_max of every object in .*: comp"):
+        load_episode(folder)
 
 
 def test_the_file_is_in_nerfstudios_convention(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from v4s_lib.data.download import addresses
 from v4s_lib.data.files import sha256, verify
 from v4s_lib.data.manifests import MANIFESTS, load_manifest
 from v4s_lib.worlds.scenes import SPLITS
@@ -17,6 +18,57 @@ def test_every_manifest_keeps_to_the_schema(name):
     for file in manifest.get("files", []):
         if manifest["access"] == "shipped":
             verify(MANIFESTS / file["path"], file["size"], file["sha256"])
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "needed"),
+    [
+        (
+            "wan22_ti2v_5b",
+            "https://huggingface.co/Wan-AI/Wan2.2-TI2V-5B-Diffusers/resolve/b8fff7315c768468a5333511427288870b2e9635/",
+            {"model_index.json", "scheduler", "text_encoder", "tokenizer", "transformer", "vae", "README.md"},
+        ),
+        (
+            "owlv2_base",
+            "https://huggingface.co/google/owlv2-base-patch16-ensemble/resolve/7c77fc1316a353da3109f81d80ae118dd58fd55b/",
+            {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json", "merges.txt", "README.md"}
+            | {"added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"},
+        ),
+    ],
+)
+def test_weights_of_others_are_named_to_the_commit_and_hold_no_pickle(name, address, needed):
+    manifest = load_manifest(name)
+    paths = [file["path"] for file in manifest["files"]]
+    url = addresses(manifest)
+    assert [url(file)[0] for file in manifest["files"]] == [address + path for path in paths]
+    assert {path.split("/")[0] for path in paths} == needed
+    assert {Path(path).suffix for path in paths} <= {".json", ".safetensors", ".model", ".md", ".txt"}
+    for path in paths:
+        part, _, total = path.removesuffix(".safetensors").rpartition("-of-")
+        if part:  # a shard: all of them are there, and their index
+            start, count = part.rpartition("-")[0], int(total)
+            assert {f"{start}-{i:05d}-of-{total}.safetensors" for i in range(1, count + 1)} <= set(paths)
+            assert f"{start}.safetensors.index.json" in paths
+
+
+@pytest.mark.parametrize("name", ["arkitscenes", "arkitscenes_raw"])
+def test_captures_of_an_ipad_are_where_the_publishers_script_has_them(name):
+    root = "https://docs-assets.developer.apple.com/ml-research/datasets/arkitscenes/v1"
+    release = {"arkitscenes": "threedod/Training", "arkitscenes_raw": "raw/Training"}[name]
+    for file in load_manifest(name)["files"]:
+        assert file["url"] == f"{root}/{release}/{file['path']}"
+
+
+def test_a_repository_may_be_named_alone_but_its_files_need_a_commit(tmp_path):
+    dl3dv = load_manifest("dl3dv")
+    assert (dl3dv["repo_id"], dl3dv["repo_type"]) == ("DL3DV/DL3DV-ALL-480P", "dataset")
+    path, file = tmp_path / "mine.yaml", {"path": "2K/some.zip"}
+    path.write_text(yaml.safe_dump(dl3dv | {"files": [file]}))
+    with pytest.raises(ValueError, match="'revision' is a required property"):
+        load_manifest(path)
+    path.write_text(yaml.safe_dump(dl3dv | {"files": [file], "revision": "a" * 40}))
+    url = addresses(load_manifest(path))(file)[0]
+    assert url == f"https://huggingface.co/datasets/DL3DV/DL3DV-ALL-480P/resolve/{'a' * 40}/2K/some.zip"
 
 
 def test_rooms_offers_generated_splits_but_not_training():

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.layouts import CAMERA, LEFT, WRITERS, Room, change_json, make_room
+from tests.data.layouts import CAMERA, LEFT, change_json
 from v4s_lib.data.download import fetch_manifest
-from v4s_lib.data.episodes import load_episode
+from v4s_lib.data.episodes import load_annotations, load_episode
 from v4s_lib.data.manifests import load_manifest
 from v4s_lib.data.readers import LAYOUTS, read_scan
 from v4s_lib.data.readers.__main__ import main
-from v4s_lib.data.readers.lens import Lens, photograph, pinhole, widest_camera
+from v4s_lib.data.readers.lens import Lens, photograph, photograph_depth, pinhole, widest_camera
 from v4s_lib.data.readers.scan import nearest, write_scan
 from v4s_lib.data.scans import psnr
 from v4s_lib.data.video import frame_times
@@ -26,29 +26,6 @@ from v4s_lib.worlds.cameras import Camera
 
 IN_METRES = {"scannetpp", "scannetpp-dslr", "arkitscenes"}
 STRAIGHT = torch.eye(3)
-
-
-@pytest.fixture(scope="module")
-def room() -> Room:
-    return make_room()
-
-
-@pytest.fixture(scope="module")
-def scans(room, tmp_path_factory) -> dict[str, Path]:
-    """One scan in each layout; tests that change one copy it first."""
-    root = tmp_path_factory.mktemp("scans")
-    for layout, write in WRITERS.items():
-        (root / layout / "41254925").mkdir(parents=True)
-        write(root / layout / "41254925", room)
-    return {layout: root / layout / "41254925" for layout in WRITERS}
-
-
-@pytest.fixture
-def copy(scans, tmp_path):
-    def of(layout: str) -> Path:
-        return Path(shutil.copytree(scans[layout], tmp_path / "41254925"))
-
-    return of
 
 
 def lens_of(camera: Camera, frames: int = 1, **values: object) -> Lens:
@@ -67,7 +44,9 @@ def test_a_scan_becomes_the_episode_that_the_renderer_knows(layout, room, scans,
     assert camera == episode.camera == Camera(32, 48, 55.0)
     assert (episode.c2w - room.c2w).abs().max() < 1e-5
     assert psnr(episode.frames, room.seen(camera)) > 33  # a camera that is off by a quarter of a degree gives 32.6
-    assert scan.metric == (layout in IN_METRES)
+    assert scan.metric == episode.metric == (layout in IN_METRES)
+    assert episode.place == ("room" if layout in IN_METRES else "place")  # the other sets are not of rooms alone
+    assert (episode.depth is None) == (layout != "arkitscenes")
     expected = room.scenes.objects[0] if layout in IN_METRES else []
     assert [item.label for item in episode.objects] == [item.label for item in expected]
     for item, true in zip(episode.objects, expected, strict=True):
@@ -96,15 +75,6 @@ def test_pictures_without_a_camera_are_left_out(scans):
     dslr = read_scan("scannetpp-dslr", scans["scannetpp-dslr"])
     assert [dslr.pictures[place].name for place in dslr.places] == [f"DSC0000{index}.JPG" for index in range(4)]
     assert read_scan("realestate10k", scans["realestate10k"]).places == (2, 5, 8, 11)
-
-
-def test_the_raw_release_of_arkitscenes_has_its_parts_in_the_folder_itself(copy, room):
-    folder = copy("arkitscenes")
-    frames = folder / "41254925_frames"
-    for part in list(frames.iterdir()):
-        part.rename(folder / part.name)
-    frames.rmdir()
-    assert (read_scan("arkitscenes", folder).c2w.float() - room.c2w).abs().max() < 1e-5
 
 
 def test_the_widest_camera_fills_the_picture_up_to_the_nearest_edge():
@@ -145,6 +115,14 @@ def test_a_photograph_is_cropped_to_the_pixel():
         photograph(slope.transpose(1, 2), lens_of(CAMERA), STRAIGHT, half)
 
 
+def test_a_depth_is_never_a_mean_of_near_and_far():
+    near = torch.where(torch.arange(160) < 82, 1.0, 4.0).expand(1, 120, 160)
+    half = Camera(15, 20, math.degrees(2 * math.atan(math.tan(math.radians(37.5)) / 2)))
+    (seen,) = photograph_depth(near, lens_of(CAMERA), STRAIGHT, half)
+    left, edge, right = seen[7].split([10, 1, 9])  # the pixel at the edge has its middle between columns 81 and 82
+    assert set(left.tolist()) == {1} and set(right.tolist()) == {4} and edge.item() in (1, 4)
+
+
 def test_a_video_tells_when_it_shows_its_frames(scans):
     times = frame_times(scans["realestate10k"] / "video.mp4")
     assert times.tolist() == pytest.approx([index / 30 for index in range(14)], abs=1e-4)
@@ -160,10 +138,12 @@ def test_the_nearest_time():
 def test_the_command_writes_part_of_a_scan_and_says_what(scans, room, tmp_path, capsys):
     small = ["--height", "32", "--width", "48", "--out", str(tmp_path / "out")]
     folder = str(scans["nerfstudio"])
-    main(["nerfstudio", folder, *small, "--stride", "2", "--count", "2", "--scale", "0.5"])
+    main(["nerfstudio", folder, *small, "--stride", "2", "--count", "2", "--scale", "0.5", "--place", "workshop"])
     assert "out: 2 frames of 32x48, 75.0 degrees wide, 0 objects, lengths in metres" in capsys.readouterr().out
     c2w = load_episode(tmp_path / "out").c2w
     assert (c2w[:, :3, 3] - 0.5 * room.c2w[::2, :3, 3]).abs().max() < 1e-5
+    known = load_annotations(tmp_path / "out")
+    assert known.metric and known.place == "workshop"
     small[-1] = str(tmp_path / "other")
     for layout, more, message in (
         ("nerfstudio", ["--out", str(tmp_path / "out")], "expected a free place for the episode, got the existing"),
@@ -273,10 +253,10 @@ def test_pictures_of_several_sizes_or_torn_ones_are_refused(copy, tmp_path):
         write_scan(read_scan("nerfstudio", folder), tmp_path / "episode", 16, 24)
 
 
-@pytest.mark.parametrize("name", ["scannetpp", "arkitscenes", "dl3dv", "realestate10k"])
+@pytest.mark.parametrize("name", ["scannetpp", "arkitscenes", "arkitscenes_raw", "dl3dv", "realestate10k"])
 def test_every_public_set_has_a_manifest_with_its_reader(name):
     manifest = load_manifest(name)
-    assert manifest["layout"] == name and name in LAYOUTS
+    assert manifest["layout"] == name.removesuffix("_raw") and manifest["layout"] in LAYOUTS
     assert "trust on first use" in manifest["note"] and not any("sha256" in file for file in manifest.get("files", []))
     schema = json.loads((Path(__file__).parents[2] / "data_manifests/schema.json").read_text())
     assert schema["properties"]["layout"]["enum"] == list(LAYOUTS)

@@ -11,7 +11,7 @@ from tests.training.tiny_jobs import EVERY, WAYS, WITHIN, build, loss_of, rows_o
 from v4s_lib.model import blocks
 from v4s_lib.training import activations, costs
 from v4s_lib.training.costs import Job
-from v4s_lib.training.full import FULL
+from v4s_lib.training.full import BASE_LIKE, FULL
 from v4s_lib.training.memory import Alive
 
 
@@ -125,3 +125,22 @@ def test_the_worst_moment_of_the_5b_model(way, monkeypatch):
     measured = measure_peak(job, True, "meta")
     assert activations.peak(job, True, 2, fused=False) == pytest.approx(measured, rel=0.06)
     assert activations.peak(job, True) == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@WAYS
+def test_the_worst_moment_on_a_gpu(way, checkpointing):
+    """A model of one GPU's size, in bf16; what the allocator counts is a little more, for it rounds sizes up."""
+    job = costs.job_of(BASE_LIKE, way)
+    model = build(job, "cuda", torch.bfloat16)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    loss_of(model, job, 4, "cuda").backward()  # libraries take their workspaces once
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss_of(model, job, 4, "cuda").backward()
+    measured = torch.cuda.max_memory_allocated() - before
+    assert activations.peak(job, checkpointing) == pytest.approx(measured, rel=0.1)

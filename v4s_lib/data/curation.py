@@ -2,8 +2,9 @@
 
 SCANS is an episode, or a folder of some. ``windows.jsonl`` has a ``Window`` a line, by scan and first latent. Beside
 it, ``windows.report.json`` says by which settings, with their digest, and for every scan and in all how many candidates
-each filter dropped; ``.windows.scans`` keeps what is done. Run the same command again after a kill, or with more scans:
-one that is done and whose files have not changed is not curated again.
+each filter dropped; ``.windows.scans`` keeps what is done. A scan that cannot be read stops no other: the report has
+the sentence of its ``error``. Run the same command again after a kill, or with more scans: one that is done and whose
+files have not changed is not curated again.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from v4s_lib.command import command
 from v4s_lib.data import boxes, curation_filters, curation_windows, disk
 from v4s_lib.data.curation_windows import KINDS, REASONS, Rules, Window, curate_scan
+from v4s_lib.data.episodes import load_annotations
 from v4s_lib.data.files import sha256
 from v4s_lib.data.sources import find_episodes, source_hashes
 from v4s_lib.data.workers import run_workers
@@ -56,7 +58,8 @@ def curate(scans: Path, out: Path, rules: Rules, workers: int = 1) -> dict[str, 
         workers: processes.
 
     Raises:
-        ValueError, OSError: one sentence; what was done before is still there, and nothing half-written is.
+        ValueError, OSError: one sentence, also where no scan can be read; what was done before is still there, and
+            nothing half-written is.
     """
     check_rules(rules)
     if workers < 1 or out.suffix != ".jsonl":
@@ -107,28 +110,54 @@ def check_settings(out: Path, report: dict[str, Any], settings: dict[str, Any]) 
 def curate_scans(job: Job, names: list[str], worker: int) -> None:
     """Curate scans one after the other; what each gives is in the store, whole or not at all."""
     for name in tqdm(names, position=worker, desc=f"worker {worker}", unit="scan", disable=None):
-        source = source_hashes(job.episodes[name])
-        windows, counts = curate_scan(name, job.episodes[name], job.rules)
-        content = {"digest": job.digest, "source": source, "counts": counts, "windows": [asdict(w) for w in windows]}
+        content = {"digest": job.digest, "source": read_source(job.episodes[name])}
+        try:
+            windows, counts = curate_scan(name, job.episodes[name], job.rules)
+            content |= {"counts": counts, "windows": [asdict(window) for window in windows]}
+        except (ValueError, OSError) as error:
+            content |= {"counts": count_unreadable(job.episodes[name], job.rules), "windows": [], "error": str(error)}
         with disk.writing(job.store):
             disk.write_json(job.store / f"{name}.json", content)
+
+
+def read_source(episode: Path) -> dict[str, str]:
+    """The hashes of a scan's files; why there are none, where they cannot be told: then this has to change."""
+    try:
+        return source_hashes(episode)
+    except (ValueError, OSError) as error:
+        return {"error": str(error)}
+
+
+def count_unreadable(episode: Path, rules: Rules) -> dict[str, int]:
+    """The counts of a scan that cannot be read: as many candidates as its cameras tell of, none if they do not."""
+    try:
+        known = load_annotations(episode)
+    except (ValueError, OSError):
+        known = None
+    candidates = 0 if known is None else len(rules.candidates(len(known.c2w)))
+    return dict.fromkeys(COLUMNS, 0) | {"candidates": candidates, "unreadable": candidates}
 
 
 def read_done(job: Job, name: str) -> dict[str, Any] | None:
     """What the store has of a scan; ``None`` where there is nothing, or the scan has changed since."""
     content = disk.read_json(job.store / f"{name}.json")
-    is_current = content.get("digest") == job.digest and content["source"] == source_hashes(job.episodes[name])
+    is_current = content.get("digest") == job.digest and content["source"] == read_source(job.episodes[name])
     return content if is_current else None
 
 
 def write_windows(job: Job, out: Path, report: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Write the windows of all scans in order, then the report that has their hash."""
     done = {name: disk.read_json(job.store / f"{name}.json") for name in sorted(job.episodes)}
+    errors = {name: {"error": content["error"]} for name, content in done.items() if "error" in content}
+    if len(errors) == len(done):
+        name, first = next(iter(errors.items()))
+        got = f"none of {len(errors)}, {name} because of this ({first['error']})"
+        raise ValueError(f"expected a scan that can be read, got {got}: correct the scans, or take them away")
     part = out.with_name(f".{out.name}.part")
     lines = (json.dumps(asdict(Window(**window))) for content in done.values() for window in content["windows"])
     part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     os.replace(part, out)
-    counts = {name: content["counts"] for name, content in done.items()}
+    counts = {name: content["counts"] | errors.get(name, {}) for name, content in done.items()}
     total = {column: sum(row[column] for row in counts.values()) for column in COLUMNS}
     content = {"settings": settings, "digest": job.digest, "sha256": sha256(out), "total": total, "scans": counts}
     disk.write_json(report, content)
@@ -156,11 +185,15 @@ def load_rules(path: str | Path) -> Rules:
 
 
 def table(report: dict[str, Any]) -> Iterator[str]:
-    """The report's lines: for each scan and in all the candidates, those that each filter dropped, and what is left."""
+    """The report's lines: for each scan and in all the candidates, those that each filter dropped, and what is left.
+
+    Below, the scans that cannot be read, and why.
+    """
     width = max(map(len, [*report["scans"], "in all"]))
     yield "  ".join(["scan".ljust(width), *COLUMNS])
     for name, row in [*report["scans"].items(), ("in all", report["total"])]:
         yield "  ".join([name.ljust(width), *(str(row[column]).rjust(len(column)) for column in COLUMNS)])
+    yield from (f"{name} cannot be read: {row['error']}" for name, row in report["scans"].items() if "error" in row)
 
 
 @command("run the same command to go on after the last whole scan")

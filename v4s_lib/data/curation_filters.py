@@ -29,6 +29,9 @@ LEAST_SHARP, WORST_FRAMES = 0.75, 0.25
 LEAST_METRES, LEAST_DEGREES = 0.01, 0.5
 # A latent, at most. Faster than a person walks at 6 frames a second, or half of a usual picture: tracking was lost.
 MOST_METRES, MOST_DEGREES = 1.0, 45.0
+# Metres for which a scan of unknown unit counts its median step from latent to latent: the middle of the two bounds. So
+# it stands still below a tenth of its median step, and jumps above ten times that.
+NOMINAL_STEP = 0.1
 # Root mean square, of 255, between small pictures. The demo scans' rooms, rendered with 208x128 pixels, come back at
 # 2.3 or less from hard compression (H.264, crf 28); a turn of the camera by 1 degree makes 3.7 or more.
 LEAST_AWAY = 3.0
@@ -46,6 +49,12 @@ def is_still(metres: Tensor, degrees: Tensor) -> bool:
 def is_jumping(metres: Tensor, degrees: Tensor) -> bool:
     """Whether a camera goes or turns farther in one of the steps (N,) than a camera in a hand does."""
     return bool(metres.max() > MOST_METRES or degrees.max() > MOST_DEGREES)
+
+
+def nominal_scale(metres: Tensor) -> float:
+    """What makes ``NOMINAL_STEP`` of the median of a scan's steps (N,), of those in which the camera moves at all."""
+    moves = metres[metres > 0]
+    return NOMINAL_STEP / moves.median().item() if len(moves) else 1.0
 
 
 def sharpness(frames: Tensor) -> Tensor:
@@ -89,24 +98,28 @@ def covisible(
 
     With depths (F, H, W) and (G, H, W) in metres, hidden surfaces do not count. Without, points stand for surfaces at
     ``nominal_depth``, and count where they are in a context frame's frustum up to ``FARTHEST``: nothing hides anything.
+    Unknown depths (0) are left out, and a context frame has not seen what is there. Of poses at a ``nominal_scale``
+    this is a guess: surfaces are then taken to be 5 to 50 median steps away, which holds for 30 frames a second of a
+    slow walk, and not for a path that hardly moves. What turns of the camera share is right at every scale.
     """
     if depth is None or context_depth is None:
         depth = nominal_depth(camera, len(c2w))
         context_depth = torch.full((len(context_c2w), camera.height, camera.width), FARTHEST)
-    return seen_in(depth, c2w, context_depth, context_c2w, camera).float().mean().item()
+    seen = seen_in(depth, c2w, context_depth, context_c2w, camera)[depth > 0]
+    return seen.float().mean().item() if len(seen) else 0.0
 
 
 def object_mask(item: EpisodeObject, c2w: Tensor, camera: Camera, depth: Tensor | None = None) -> Tensor:
     """Which pixels (F, H, W) of frames with poses (F, 4, 4) show an object, by its box.
 
-    With depth (F, H, W), those whose surface lies in the box. Without, those whose ray meets the box: nothing hides it,
-    and it fills its box.
+    With depth (F, H, W), those whose surface is known (not 0) and lies in the box. Without, those whose ray meets the
+    box: nothing hides it, and it fills its box.
     """
     low, high = torch.tensor(item.box_min) - BOX_MARGIN, torch.tensor(item.box_max) + BOX_MARGIN
     rays, origin = camera.rays().flatten(0, 2), c2w[:, None, :3, 3]
     if depth is not None:
         points = to_room(depth.flatten(1)[..., None] * rays, c2w)
-        inside = ((points > low) & (points < high)).all(dim=-1)
+        inside = ((points > low) & (points < high)).all(dim=-1) & (depth.flatten(1) > 0)
     else:
         direction = to_room(rays, c2w) - origin
         direction = torch.where(direction.abs() < 1e-6, 1e-6, direction)  # along an axis, it never meets two sides

@@ -2,6 +2,11 @@
 
 A window that ends on an annotated object is for grounding: the object stands in the middle of the last frame, the
 context shows it, and the start frame shows nothing of that name. Every other one is for navigation.
+
+Surfaces are known where a room is generated, or a sensor's depth is beside the video (of the readers, ``arkitscenes``
+alone brings one). Else they are taken to be at nominal depths, and nothing to be hidden. A scan of unknown unit has no
+metres: it is brought to a nominal scale, at which its median step from latent to latent counts as ``NOMINAL_STEP``, and
+judged by the same bounds.
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +17,10 @@ from torch import Tensor
 
 from v4s_lib.data import curation_filters as filters
 from v4s_lib.data.boxes import LEAST_SHARE, is_centred, mask_box
+from v4s_lib.data.depth import fit_depth
 from v4s_lib.data.episodes import Episode, EpisodeObject, load_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
-from v4s_lib.data.instructions import NAVIGATION, grounding_instruction, with_article
+from v4s_lib.data.instructions import grounding_instruction, navigation_instruction, with_article
 from v4s_lib.data.sources import whole_latents
 from v4s_lib.data.windows import grouped_frames, outside_gap
 from v4s_lib.worlds.cameras import Camera, rotation_angle, translation_distance
@@ -26,7 +32,8 @@ from v4s_lib.worlds.scenes import make_scenes
 # many as visibility.py has measured, the second fewer, for points at nominal depths have no edges to miss.
 SURFACE_ROWS, POINT_ROWS = 32, 12
 MOST_SHARE = 0.5  # of the last frame that an object may fill; our choice: a floor or a wall is not focused on
-REASONS = ("unposed", "gap", "still", "jumping", "unsharp", "repeated", "unseen")  # in the order in which they apply
+# In the order in which they apply; the first is of the whole scan, and curation.py gives it.
+REASONS = ("unreadable", "unposed", "gap", "still", "jumping", "unsharp", "repeated", "unseen")
 KINDS = ("navigation", "grounding")
 
 
@@ -42,6 +49,15 @@ class Rules:
     height: int = 256  # of the frames, pixels, as the latents are made; PAPER.md §4
     width: int = 416
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    def candidates(self, frames: int) -> range:
+        """The first latents of the windows that a scan of so many frames might hold."""
+        return range(0, whole_latents(frames, self.stride) - self.length + 1, self.step)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -54,7 +70,7 @@ class Window:
     instruction: str
     object: int | None  # instance id of what it ends on
     box: tuple[int, int, int, int] | None  # first and last row and column of that in the last frame, pixels
-    scores: dict[str, float]
+    scores: dict[str, float]  # steps as "metres", or as "steps" of the scan's median where its unit is unknown
 
     @property
     def frames(self) -> slice:
@@ -67,9 +83,12 @@ class Measured:
     """What the rules ask of a scan of T latents, F frames, K objects."""
 
     camera: Camera  # of the frames as a model sees them
-    c2w: Tensor  # (T, 4, 4)
+    c2w: Tensor  # (T, 4, 4), metres, or at the nominal scale
+    metric: bool
+    place: str
     scene_seed: int | None
-    depth: Tensor | None  # (T, h, w), where the scan has depth: a generated room is built again from its seed
+    sensed: Tensor | None  # (T, h, w), metres, what a sensor has measured
+    depth: Tensor | None  # (T, H, W) coarse, of the scene or else of the sensor; None where neither is there
     sharpness: Tensor  # (F,) over the scan's median
     pictures: Tensor  # (F, N) small
     objects: tuple[EpisodeObject, ...]
@@ -79,7 +98,7 @@ class Measured:
 def curate_scan(name: str, folder: Path, rules: Rules) -> tuple[list[Window], dict[str, int]]:
     """The windows of a scan, and how many candidates there were, by reason to drop and by kind."""
     episode = load_episode(folder)
-    starts = range(0, whole_latents(len(episode.frames), rules.stride) - rules.length + 1, rules.step)
+    starts = rules.candidates(len(episode.frames))
     counts = {"candidates": len(starts)} | dict.fromkeys(REASONS + KINDS, 0)
     if not starts or episode.c2w is None:
         return [], counts | {"unposed": len(starts)}
@@ -95,16 +114,20 @@ def curate_scan(name: str, folder: Path, rules: Rules) -> tuple[list[Window], di
 def measure(episode: Episode, rules: Rules) -> Measured:
     """Look at a scan with cameras, once."""
     episode = as_seen(episode, rules)
+    if not episode.metric:
+        episode = at_nominal_scale(episode)
     latents, camera, frames = whole_latents(len(episode.frames), 1), episode.camera, episode.frames
-    c2w = episode.c2w[grouped_frames(torch.arange(latents))[:, -1]]
-    coarse = with_rows(camera, SURFACE_ROWS)
-    depth = None if episode.scene_seed is None else surfaces(episode.scene_seed, c2w, coarse)
+    c2w, coarse = episode.c2w[::FRAMES_PER_LATENT], with_rows(camera, SURFACE_ROWS)
+    depth = surfaces(episode.scene_seed, episode.depth, c2w, coarse)
     masks = (filters.object_mask(item, c2w, coarse, depth) for item in episode.objects)
     shares = [mask.float().mean(dim=(1, 2)) for mask in masks]
     return Measured(
         camera,
         c2w,
+        episode.metric,
+        episode.place,
         episode.scene_seed,
+        episode.depth,
         depth,
         filters.sharpness(frames),
         filters.small_pictures(frames),
@@ -115,10 +138,23 @@ def measure(episode: Episode, rules: Rules) -> Measured:
 
 def as_seen(episode: Episode, rules: Rules) -> Episode:
     """A posed scan as a model sees it: every ``stride``-th frame, as many as fill latents, in the rules' size."""
-    count = latent_frames(whole_latents(len(episode.frames), rules.stride))
-    frames, c2w = (part[:: rules.stride][:count] for part in (episode.frames, episode.c2w))
-    frames = fit_frames(frames, rules.height, rules.width)
-    return replace(episode, frames=frames, c2w=c2w, camera=fit_camera(episode.camera, rules.height, rules.width))
+    latents = whole_latents(len(episode.frames), rules.stride)
+    frames, c2w = (part[:: rules.stride][: latent_frames(latents)] for part in (episode.frames, episode.c2w))
+    frames, camera = fit_frames(frames, *rules.size), fit_camera(episode.camera, *rules.size)
+    depth = None if episode.depth is None else episode.depth[:: rules.stride][:latents]
+    return replace(episode, frames=frames, c2w=c2w, camera=camera, depth=depth)
+
+
+def at_nominal_scale(episode: Episode) -> Episode:
+    """A scan of unknown unit with poses and boxes in nominal metres."""
+    c2w, steps = episode.c2w.clone(), episode.c2w[::FRAMES_PER_LATENT]
+    scale = filters.nominal_scale(translation_distance(steps[1:], steps[:-1]))
+    c2w[:, :3, 3] *= scale
+    objects = tuple(
+        replace(item, box_min=tuple(scale * v for v in item.box_min), box_max=tuple(scale * v for v in item.box_max))
+        for item in episode.objects
+    )
+    return replace(episode, c2w=c2w, objects=objects)
 
 
 def judge(scan: Measured, first: int, rules: Rules) -> tuple[str | None, dict[str, float]]:
@@ -146,7 +182,8 @@ def judge(scan: Measured, first: int, rules: Rules) -> tuple[str | None, dict[st
     seen = filters.covisible(c2w, context_c2w, camera, *depths)
     if seen < filters.LEAST_COVISIBLE:
         return "unseen", {}
-    scores = {"metres": metres.mean(), "degrees": degrees.mean(), "sharp": sharp, "away": away, "covisible": seen}
+    step = {"metres": metres.mean()} if scan.metric else {"steps": metres.mean() / filters.NOMINAL_STEP}
+    scores = step | {"degrees": degrees.mean(), "sharp": sharp, "away": away, "covisible": seen}
     return None, {name: round(float(score), 4) for name, score in scores.items()}
 
 
@@ -154,9 +191,10 @@ def describe(scan: Measured, name: str, first: int, rules: Rules, scores: dict[s
     """The record of a window that stays: what it ends on, if it does, and its instruction."""
     goal = find_goal(scan, first, rules)
     if goal is None:
-        return Window(name, first, rules.length, "navigation", NAVIGATION, None, None, scores)
+        instruction = navigation_instruction(scan.place)
+        return Window(name, first, rules.length, "navigation", instruction, None, None, scores)
     item, box = goal
-    instruction = grounding_instruction(with_article(item.label))
+    instruction = grounding_instruction(with_article(item.label), scan.place)
     return Window(name, first, rules.length, "grounding", instruction, item.instance, box, scores)
 
 
@@ -169,16 +207,19 @@ def find_goal(scan: Measured, first: int, rules: Rules) -> tuple[EpisodeObject, 
         in_start = scan.shares[torch.tensor(alike), first].any()
         if in_start or not LEAST_SHARE <= share[last] <= MOST_SHARE or share[outside].max() < LEAST_SHARE:
             continue
-        c2w = scan.c2w[last : last + 1]
-        depth = None if scan.scene_seed is None else surfaces(scan.scene_seed, c2w, scan.camera)
-        mask = filters.object_mask(item, c2w, scan.camera, depth)[0]
+        end = slice(last, last + 1)
+        sensed = None if scan.sensed is None else scan.sensed[end]
+        depth = surfaces(scan.scene_seed, sensed, scan.c2w[end], scan.camera)
+        mask = filters.object_mask(item, scan.c2w[end], scan.camera, depth)[0]
         if is_centred(mask):
             return item, tuple(mask_box(mask).tolist())
     return None
 
 
-def surfaces(scene_seed: int, c2w: Tensor, camera: Camera) -> Tensor:
-    """Depth (F, H, W) of a generated room, metres, at poses (F, 4, 4)."""
+def surfaces(scene_seed: int | None, sensed: Tensor | None, c2w: Tensor, camera: Camera) -> Tensor | None:
+    """Depth (F, H, W) at poses (F, 4, 4), metres: of the generated room, or as sensed (F, h, w); None without both."""
+    if scene_seed is None:
+        return None if sensed is None else fit_depth(sensed, camera.height, camera.width)
     return render(make_scenes([scene_seed]), torch.zeros(len(c2w), dtype=torch.long), c2w, camera, samples=1).depth
 
 

@@ -63,7 +63,7 @@ def fetch_manifest(
     listed = manifest.get("files")
     if not listed:
         raise ValueError(f"expected files in the manifest {manifest['name']}, got none: {terms}")
-    address = _addresses(manifest)
+    address = addresses(manifest)
     jobs = []
     for file in listed:
         url, headers = address(file)
@@ -95,7 +95,7 @@ def fetch_file(
     return _fetch([job], path.parent, 1, offline, progress, retry)[0]
 
 
-def _addresses(manifest: dict[str, Any]) -> Callable[[dict[str, Any]], tuple[str, dict[str, str]]]:
+def addresses(manifest: dict[str, Any]) -> Callable[[dict[str, Any]], tuple[str, dict[str, str]]]:
     """How to get from a manifest's file to its URL and headers; the login of the hub goes to the hub only."""
     if "repo_id" not in manifest:
         return lambda file: (file.get("url", ""), {})

@@ -3,7 +3,9 @@
 An episode is a folder with ``scan.mp4`` and ``transforms.json``. The latter follows nerfstudio's convention (OPENCV
 camera model, camera-to-world matrices in OpenGL axes: x right, y up, z backward, metres), but the frames are in the
 video, so that every entry names the video and a ``frame_index``. Objects and the seed of a generated scene have keys of
-their own. A folder with a video alone is an episode without cameras.
+their own; so has what is not as usual: ``metric`` is false where lengths are of an unknown unit, ``place`` is what
+captions call a scene that is no room. ``depth.npz`` may stand beside them, see ``depth.py``. A folder with a video
+alone is an episode without cameras.
 """
 
 import json
@@ -18,18 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from v4s_lib.data.depth import DEPTH_NAME, read_depth, write_depth
+from v4s_lib.data.instructions import PLACE
 from v4s_lib.data.video import count_frames, read_frames, write_video
 from v4s_lib.worlds.cameras import Camera, check_rigid
 from v4s_lib.worlds.scenes import SceneObject
 
 VIDEO_NAME = "scan.mp4"
 TRANSFORMS_NAME = "transforms.json"
+USUAL = {"metric": True, "place": PLACE}  # what a transforms.json that does not say so means
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 
 
 @dataclass(frozen=True)
 class EpisodeObject:
-    """A named thing in the scene and its axis-aligned box in metres."""
+    """A named thing in the scene and its axis-aligned box, in the unit of the poses."""
 
     label: str
     instance: int
@@ -42,10 +47,13 @@ class Episode:
     """A scan of one scene. ``c2w`` and ``camera`` are for training and measures only: no sampler may see them."""
 
     frames: Tensor  # uint8 RGB, (F, H, W, 3)
-    c2w: Tensor | None  # float32 (F, 4, 4), OpenCV axes, metres
+    c2w: Tensor | None  # float32 (F, 4, 4), OpenCV axes, metres if ``metric``
     camera: Camera | None
     objects: tuple[EpisodeObject, ...] = ()
     scene_seed: int | None = None  # of a generated scene: with it, make_scenes builds the scene again
+    metric: bool = True  # whether lengths are metres; if not, the scan has a unit of its own
+    place: str = PLACE  # what captions call the scene
+    depth: Tensor | None = None  # float32 (ceil(F / 4), h, w) of every fourth frame, metres, 0 where unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +64,8 @@ class Annotations:
     camera: Camera
     objects: tuple[EpisodeObject, ...]
     scene_seed: int | None
+    metric: bool
+    place: str
 
 
 def flip_axes(c2w: Tensor) -> Tensor:
@@ -83,7 +93,10 @@ def load_episode(folder: str | Path) -> Episode:
             f"expected frames of {camera.height}x{camera.width} in {video}, "
             f"got {frames.shape[1]}x{frames.shape[2]}: correct h and w in {TRANSFORMS_NAME} or scale the video"
         )
-    return Episode(frames, known.c2w, camera, known.objects, known.scene_seed)
+    depth = read_depth(folder / DEPTH_NAME, count)
+    if depth is not None and not known.metric:
+        raise ValueError(f"expected poses in metres beside {folder / DEPTH_NAME}, got metric false: scale or delete it")
+    return Episode(frames, known.c2w, camera, known.objects, known.scene_seed, known.metric, known.place, depth)
 
 
 def load_annotations(folder: str | Path) -> Annotations | None:
@@ -95,11 +108,12 @@ def load_annotations(folder: str | Path) -> Annotations | None:
         return None
     name, transforms = str(folder / TRANSFORMS_NAME), _read_json(folder / TRANSFORMS_NAME)
     camera = _read_camera(transforms, name)
-    objects = tuple(
-        EpisodeObject(item["label"], item["instance"], tuple(item["box_min"]), tuple(item["box_max"]))
-        for item in transforms.get("objects", [])
-    )
-    return Annotations(_read_poses(transforms, name), camera, objects, transforms.get("scene_seed"))
+    objects = tuple(_read_object(item, name) for item in transforms.get("objects", []))
+    metric, place = (transforms.get(key, value) for key, value in USUAL.items())
+    if not (isinstance(metric, bool) and isinstance(place, str) and place):
+        got = f"{metric!r} and {place!r}"
+        raise ValueError(f"expected metric true or false and place a word in {name}, got {got}: correct or omit them")
+    return Annotations(_read_poses(transforms, name), camera, objects, transforms.get("scene_seed"), metric, place)
 
 
 def write_episode(
@@ -110,41 +124,55 @@ def write_episode(
     objects: Sequence[SceneObject | EpisodeObject] = (),
     scene_seed: int | None = None,
     fps: float = 10,
+    metric: bool = True,
+    place: str = PLACE,
+    depth: Tensor | None = None,
 ) -> None:
     """Write an episode folder; it appears under its name only when it is complete.
 
     Args:
         folder: a place where nothing is yet.
         frames: uint8 RGB, (F, H, W, 3).
-        c2w: (F, 4, 4), OpenCV axes, metres.
+        c2w: (F, 4, 4), OpenCV axes, metres if ``metric``.
         camera: shared by all frames.
-        objects: named things with boxes in metres.
-        scene_seed: of a generated scene.
+        objects: named things with boxes in the same unit.
         fps: frames a second of the video.
+        scene_seed, metric, place, depth: see ``Episode``.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"expected a free place for the episode, got the existing {folder}: remove it or take another")
-    expected = (len(c2w), camera.height, camera.width, 3)
-    if tuple(frames.shape) != expected:
-        raise ValueError(f"expected frames of shape {expected}, got {tuple(frames.shape)}: pass a pose for each frame")
-    check_rigid(c2w, "c2w")
+    _check_new(folder, frames, c2w, camera)
+    if depth is not None and not metric:
+        raise ValueError("expected poses in metres with a depth, got metric false: scale the poses, or give no depth")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # a writer that was killed leaves it behind
     part.mkdir(parents=True)
     try:
         write_video(part / VIDEO_NAME, frames, fps)
-        text = _transforms_text(c2w, camera, objects, scene_seed)
+        if depth is not None:
+            write_depth(part / DEPTH_NAME, depth, len(frames))
+        text = _transforms_text(c2w, camera, objects, {"scene_seed": scene_seed, "metric": metric, "place": place})
         (part / TRANSFORMS_NAME).write_text(text, encoding="utf-8", newline="\n")
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_new(folder: Path, frames: Tensor, c2w: Tensor, camera: Camera) -> None:
+    if folder.exists():
+        raise ValueError(f"expected a free place for the episode, got the existing {folder}: remove it or take another")
+    expected = (len(c2w), camera.height, camera.width, 3)
+    if tuple(frames.shape) != expected:
+        raise ValueError(f"expected frames of shape {expected}, got {tuple(frames.shape)}: pass a pose for each frame")
+    check_rigid(c2w, "c2w")
+
+
 def _transforms_text(
-    c2w: Tensor, camera: Camera, objects: Sequence[SceneObject | EpisodeObject], scene_seed: int | None
+    c2w: Tensor, camera: Camera, objects: Sequence[SceneObject | EpisodeObject], facts: dict[str, Any]
 ) -> str:
-    """The JSON text, one line for every object and frame; nine digits keep a float32 exactly."""
+    """The JSON text, one line for every object and frame; nine digits keep a float32 exactly.
+
+    ``facts`` are keys of the header; those that say what is usual are left out.
+    """
     header: dict[str, Any] = {
         "camera_model": "OPENCV",
         "fl_x": camera.focal,
@@ -153,8 +181,8 @@ def _transforms_text(
         "cy": camera.height / 2,
         "w": camera.width,
         "h": camera.height,
-        "scene_seed": scene_seed,
     }
+    header |= {key: value for key, value in facts.items() if USUAL.get(key, ...) != value}
     things = [json.dumps(asdict(EpisodeObject(o.label, o.instance, o.box_min, o.box_max))) for o in objects]
     frames = []
     for index, matrix in enumerate(flip_axes(c2w.cpu().float()).tolist()):
@@ -188,6 +216,15 @@ def _read_camera(transforms: dict[str, Any], name: str) -> Camera:
             "undistort the frames, for instance with COLMAP's image_undistorter"
         )
     return Camera(height, width, round(math.degrees(2 * math.atan(width / 2 / focal)), 9))
+
+
+def _read_object(item: dict[str, Any], name: str) -> EpisodeObject:
+    try:
+        return EpisodeObject(item["label"], item["instance"], tuple(item["box_min"]), tuple(item["box_max"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected label, instance, box_min and box_max of every object in {name}, got {item}: complete it"
+        ) from error
 
 
 def _read_poses(transforms: dict[str, Any], name: str) -> Tensor:

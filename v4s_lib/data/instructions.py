@@ -2,6 +2,7 @@
 
 from v4s_lib.worlds.objects import COLORS, KINDS
 
+PLACE = "room"  # the paper's {scene}: what generated scenes are, and those of the sets that the paper thanks
 NAVIGATION = "The camera moves smoothly in a room."
 GROUNDING = "The camera moves smoothly through a room. Finally, it focuses on {name} in the center of the frame."
 RELATIONS = ("left of", "right of")
@@ -28,6 +29,15 @@ def with_article(label: str) -> str:
     return f"{'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
 
 
-def grounding_instruction(name: str) -> str:
-    """The instruction that ends with ``name`` in the centre of the frame."""
-    return GROUNDING.format(name=name)
+def navigation_instruction(place: str = PLACE) -> str:
+    """The instruction to move about in a ``place``, such as "room"."""
+    return _placed(NAVIGATION, place)
+
+
+def grounding_instruction(name: str, place: str = PLACE) -> str:
+    """The instruction to move through a ``place`` and to end with ``name`` in the centre of the frame."""
+    return _placed(GROUNDING, place).format(name=name)
+
+
+def _placed(sentence: str, place: str) -> str:
+    return sentence.replace(with_article(PLACE), with_article(place))

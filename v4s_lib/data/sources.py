@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from v4s_lib.data.depth import DEPTH_NAME
 from v4s_lib.data.episodes import TRANSFORMS_NAME, VIDEO_NAME, VIDEO_SUFFIXES, only_video
 from v4s_lib.data.files import sha256
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
@@ -27,8 +28,8 @@ def episode_video(episode: Path) -> Path:
 
 def source_hashes(episode: Path) -> dict[str, str]:
     """sha256 of the files that an episode is made of."""
-    files = [path for path in (episode_video(episode), episode / TRANSFORMS_NAME) if path.exists()]
-    return {path.name: sha256(path) for path in files}
+    files = (episode_video(episode), episode / TRANSFORMS_NAME, episode / DEPTH_NAME)
+    return {path.name: sha256(path) for path in files if path.exists()}
 
 
 def whole_latents(frames: int, stride: int) -> int:

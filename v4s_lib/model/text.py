@@ -9,7 +9,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from v4s_lib.data.instructions import GROUNDING, NAVIGATION, RELATIONS
+from v4s_lib.data.instructions import NAVIGATION, RELATIONS, grounding_instruction
 from v4s_lib.worlds.objects import COLORS, KINDS
 
 PADDING = 0  # the index of what stands after the last word; the null text is padding alone
@@ -23,7 +23,7 @@ def words(sentence: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Every word of the templates, the colours, the kinds and the relations, in a fixed order."""
-    sentences = [NAVIGATION, GROUNDING.format(name="a an the"), *COLORS, *KINDS, *RELATIONS]
+    sentences = [NAVIGATION, grounding_instruction("a an the"), *COLORS, *KINDS, *RELATIONS]
     return sorted({word for sentence in sentences for word in words(sentence)})
 
 

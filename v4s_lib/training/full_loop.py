@@ -27,13 +27,13 @@ from v4s_lib.data.files import sha256
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import weights_digest
-from v4s_lib.training.adapters import adapter_config, add_adapters, save_adapters
+from v4s_lib.training.adapters import adapter_config, add_adapters, hold_frozen, save_adapters
 from v4s_lib.training.cached import INDEX, CachedLatents
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.full import FullScale
 from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
-from v4s_lib.training.sharding import gathered, load_state, prepare, save_state, trained
+from v4s_lib.training.sharding import gathered, is_sharded, load_state, prepare, save_state, trained
 from v4s_lib.training.start import starting_model
 from v4s_lib.training.windows import CachedWindows, velocity_loss
 
@@ -122,7 +122,9 @@ class _Run:
         self.model = starting_model(self.scale, job.context_attention, job.weights)
         self.origin = weights_digest(self.model.proj_out)
         if self.config is not None:
-            add_adapters(self.model, self.config)
+            adapted = add_adapters(self.model, self.config)
+            if self.scale.mixed_precision == "bf16" and not is_sharded():
+                hold_frozen(adapted, torch.bfloat16)
         self.model.train().enable_gradient_checkpointing()
         self.called = prepare(self.model, self.accelerator)
         self.parameters = trained(self.model)

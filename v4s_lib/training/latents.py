@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from v4s_lib.command import command
 from v4s_lib.data import disk
-from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.data.instructions import navigation_instruction
 from v4s_lib.data.sources import find_episodes, source_hashes
 from v4s_lib.data.workers import run_workers
 from v4s_lib.model.encoding import load_codec
@@ -219,7 +219,8 @@ def write_index(
             if shard.startswith(TARGETS):
                 targets |= {key: target | {"shard": shard} for key, target in facts["targets"].items()}
             else:
-                scans[name] = facts | {"shard": shard, "instructions": instructions.get(name, [NAVIGATION])}
+                said = instructions.get(name, [navigation_instruction(facts["place"])])
+                scans[name] = facts | {"shard": shard, "instructions": said}
     sentences = job.curated.sentences.union([""], *(facts["instructions"] for facts in scans.values()))
     text = encode_text(job, text_encoder, sorted(sentences))
     shards = {shard: {key: content[key] for key in ("size", "sha256")} for shard, content in lists.items()}

@@ -5,7 +5,8 @@ their derivation are in ``costs``; tests hold them against counted operations an
 enters besides, and is no formula: the share of the peak that is reached (``--utilisation``) and the price
 (``--price``), both to be replaced by your own measurements.
 
-**Memory of one GPU.** Weights, gradients, Adam's moments and the average are fp32 and shared out over all GPUs (FSDP).
+**Memory of one GPU.** All weights are trained, launched with ``fsdp2.yaml``; copies (``ddp.yaml``) and adapters
+(``--lora``) are not planned. Weights, gradients, Adam's moments and the average are fp32 and shared out over all GPUs.
 Computing is in bf16: of two blocks, one in use and one on its way, the whole weights are there, and of one the
 gradients. Activations, and the gradients on their way, are those of one sample at the worst moment (see
 ``activations``), without gradient checkpointing or with it. A tenth of the memory is left for the working memory of
@@ -111,7 +112,7 @@ def make_plan(scale: FullScale, way: str, gpus: int, gpu: Gpu, utilisation: floa
         raise ValueError(f"expected a utilisation above 0, up to 1, got {utilisation}: give a share of the peak")
     wan, new = costs.parameters(job)
     states = {name: count / gpus for name, count in costs.state_bytes(wan + new).items()}
-    # A single GPU shares nothing out, but its bf16 copies are gathered in the same way.
+    # A single GPU shares nothing out, but in FSDP its bf16 copies are gathered in the same way.
     blocks = 3 * 2 * costs.block_parameters(job)
     peaks = (activations.peak(job, False), activations.peak(job, True))
     plan = Plan(job, wan, new, states, blocks, *peaks, gpu.memory, False, 0.0, 0.0)

@@ -38,7 +38,7 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
     if scan.c2w is not None:
         tensors[f"{name}/c2w"] = scan.c2w[:: stamp.stride][groups]
         fov = fit_camera(scan.camera, stamp.height, stamp.width).horizontal_fov
-    return tensors, {"latents": count, "horizontal_fov": fov, "source": source_hashes(episode)}
+    return tensors, {"latents": count, "horizontal_fov": fov, "place": scan.place, "source": source_hashes(episode)}
 
 
 def stored(latents: Tensor, stamp: Stamp, episode: Path) -> Tensor:

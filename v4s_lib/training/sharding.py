@@ -25,12 +25,17 @@ OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 ALONE = "torch.distributed is disabled, unavailable or uninitialized"
 
 
+def is_sharded() -> bool:
+    """Whether accelerate was told to give each process a part of the model."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
 def prepare(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model to call in training: sharded in place where accelerate was told to, else as accelerate prepares it.
 
     Raises ``ValueError`` for the first version of FSDP.
     """
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not is_sharded():
         return accelerator.prepare(model)
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:

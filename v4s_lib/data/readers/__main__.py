@@ -6,6 +6,7 @@ The episode appears when it is complete, or not at all.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from v4s_lib.command import command
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stride", type=int, default=1, help="take every n-th frame (default: 1)")
     parser.add_argument("--count", type=int, help="at most so many frames (default: all)")
     parser.add_argument("--scale", type=float, help="metres in one unit of a scan that has none (default: as it is)")
+    parser.add_argument("--place", help="what captions call it (default: room, or place where not all are rooms)")
     options = parser.parse_args(arguments)
     if options.stride < 1 or (options.count is not None and options.count < 1):
         got = f"{options.stride} and {options.count}"
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scan = read_scan(options.layout, options.folder)
     if options.scale is not None:
         scan = scan.scaled(options.scale)
+    if options.place is not None:
+        scan = replace(scan, place=options.place)
     last = None if options.count is None else options.stride * options.count
     scan = scan.part(slice(0, last, options.stride))
     out = options.out or Path("data") / options.layout / options.folder.resolve().name

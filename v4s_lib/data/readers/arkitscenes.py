@@ -2,7 +2,9 @@
 
 The layout follows github.com/apple/ARKitScenes (7283761): ``DATA.md`` and ``threedod/README.md`` describe the files,
 ``threedod/benchmark_scripts/utils/tenFpsDataLoader.py`` how they are read: a row of the trajectory turns the world into
-the camera (OpenCV axes), boxes are in the same world, and times may differ in their last digit.
+the camera (OpenCV axes), boxes are in the same world, and times may differ in their last digit. ``raw/README.md`` tells
+which pictures there are, each with a folder of lenses: in the 3dod release 256x192, in the raw one 640x480, too. All,
+and ``lowres_depth`` (256x192, millimetres in 16 bits), are taken to be the wide camera's whole view.
 """
 
 from pathlib import Path
@@ -11,20 +13,26 @@ import torch
 from torch import Tensor
 
 from v4s_lib.data.episodes import EpisodeObject
+from v4s_lib.data.instructions import PLACE
 from v4s_lib.data.readers.lens import pinhole
 from v4s_lib.data.readers.scan import Scan, load_json, nearest, read_objects, upright
 from v4s_lib.worlds.cameras import inverse, turning
 
-TOLERANCE = 0.005  # seconds between a picture and its pose or lens, as the publisher's loader has it
+TOLERANCE = 0.005  # seconds between a picture and its pose, lens or depth, as the publisher's loader has it
+# The first that is there is taken: 640x480, 256x192, 1920x1440. The last, ten times as many pixels as an episode needs,
+# stands beside a trajectory only where somebody has put it: the publisher's script does not fetch it for raw captures.
+PICTURES = ("vga_wide", "lowres_wide", "wide")
+DEPTH = "lowres_depth"
 
 
 def read_capture(folder: Path) -> Scan:
     """A capture of the 3dod release (everything in ``<id>_frames``) or of the raw one (in the folder itself).
 
-    The raw release has 60 pictures a second and 10 poses: pictures without a pose are left out.
+    The raw release has 60 pictures a second (30 of the larger) and 10 poses: pictures without a pose are left out.
     """
     frames = next(iter(sorted(folder.glob("*_frames"))), folder)
-    images, lenses = _timed(frames / "lowres_wide", "png"), _timed(frames / "lowres_wide_intrinsics", "pincam")
+    kind = next((name for name in PICTURES if (frames / name).is_dir()), "lowres_wide")
+    images, lenses = _timed(frames / kind, "png"), _timed(frames / f"{kind}_intrinsics", "pincam")
     times = torch.tensor([time for time, _ in images], dtype=torch.float64)
     pose_times, poses = _read_trajectory(frames / "lowres_wide.traj")
     row, distance = nearest(pose_times, times)
@@ -34,16 +42,24 @@ def read_capture(folder: Path) -> Scan:
             f"expected a pose within {TOLERANCE} s of a picture in {frames}, got none: "
             "download pictures and trajectory of one capture"
         )
-    lens_times = torch.tensor([time for time, _ in lenses], dtype=torch.float64)
-    lens_row, distance = nearest(lens_times, times[places])
-    if distance.max() >= TOLERANCE:
-        missing = images[places[distance.argmax()]][1]
-        raise FileNotFoundError(f"expected a .pincam file for {missing}, got none: download lowres_wide_intrinsics")
-    rows = torch.stack([_read_pincam(lenses[index][1]) for index in lens_row.tolist()])
+    found = _at(lenses, times[places])
+    if None in found:
+        missing = images[places[found.index(None)]][1]
+        raise FileNotFoundError(f"expected a .pincam file for {missing}, got none: download {kind}_intrinsics")
+    rows = torch.stack([_read_pincam(path) for path in found])
     lens = pinhole(rows[:, 2:4] / rows[:, :2], rows[:, 4:6] / rows[:, :2])
     pictures = tuple(path for _, path in images)
     c2w = inverse(poses[row[places]])
-    return upright(Scan(pictures, tuple(places.tolist()), lens, c2w, _objects(folder), metric=True))
+    depth = _at(_timed(frames / DEPTH, "png"), times[places]) if (frames / DEPTH).is_dir() else ()
+    known = {"objects": _objects(folder), "metric": True, "place": PLACE, "depth": depth}
+    return upright(Scan(pictures, tuple(places.tolist()), lens, c2w, **known))
+
+
+def _at(files: list[tuple[float, Path]], times: Tensor) -> tuple[Path | None, ...]:
+    """Of files with their times, sorted, the one of each of the times (N,); None where there is none."""
+    index, distance = nearest(torch.tensor([time for time, _ in files], dtype=torch.float64), times)
+    pairs = zip(index.tolist(), (distance < TOLERANCE).tolist(), strict=True)
+    return tuple(files[at][1] if is_near else None for at, is_near in pairs)
 
 
 def _timed(folder: Path, suffix: str) -> list[tuple[float, Path]]:

@@ -109,3 +109,14 @@ def photograph(pictures: Tensor, lens: Lens, turn: Tensor, camera: Camera) -> Te
         taken = grid_sample(channels, 2 * places - 1, padding_mode="border", align_corners=False)
         result[index] = avg_pool2d(taken, fine)[0].permute(1, 2, 0).round().clamp(0, 255)
     return result
+
+
+def photograph_depth(depth: Tensor, lens: Lens, turn: Tensor, camera: Camera) -> Tensor:
+    """The depth (F, h, w) of the publisher's pictures as ``camera`` has it: (F, H, W), each pixel the nearest one's.
+
+    A mean of near and far would be a surface where there is none. Turns about the optical axis leave depth as it is.
+    """
+    rays = camera.rays()[:, :, 0].flatten(0, 1)
+    places = lens.project(rays @ turn.T.to(rays)).float().view(len(depth), camera.height, camera.width, 2)
+    settings = {"mode": "nearest", "padding_mode": "border", "align_corners": False}
+    return grid_sample(depth[:, None], 2 * places - 1, **settings)[:, 0]

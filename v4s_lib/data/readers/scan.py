@@ -12,10 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from v4s_lib.data.depth import DEPTH_ROWS
 from v4s_lib.data.episodes import EpisodeObject, write_episode
-from v4s_lib.data.readers.lens import Lens, photograph, widest_camera
+from v4s_lib.data.readers.lens import Lens, photograph, photograph_depth, widest_camera
 from v4s_lib.data.video import read_frames
 from v4s_lib.worlds.cameras import Camera, check_rigid
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 CHUNK = 64  # pictures in memory at once: half a gigabyte at 1920x1440
 
@@ -30,11 +32,14 @@ class Scan:
     c2w: Tensor  # float64 (F, 4, 4), OpenCV axes
     objects: tuple[EpisodeObject, ...] = ()
     metric: bool = False  # whether lengths are metres; if not, the unit is the publisher's
+    place: str = "place"  # what captions call it; "room" where all of the publisher's scans are of rooms
+    depth: tuple[Path | None, ...] = ()  # of each frame, PNG of millimetres in its picture's view; () if of none
     turn: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64))  # see ``upright``
 
     def part(self, frames: slice) -> "Scan":
         """The scan with some of its frames."""
-        chosen = {"places": self.places[frames], "lens": self.lens[frames], "c2w": self.c2w[frames]}
+        names = ("places", "lens", "c2w", "depth")
+        chosen = {name: getattr(self, name)[frames] for name in names}
         return replace(self, **chosen)
 
     def scaled(self, metres: float) -> "Scan":
@@ -91,8 +96,23 @@ def write_scan(
             pictures = _read_pictures(scan.pictures, scan.places[chunk])
             frames[chunk] = photograph(pictures, scan.lens[chunk], scan.turn, camera)
             bar.update(len(pictures))
-    write_episode(folder, frames, scan.c2w.float(), camera, scan.objects)
+    known = {"metric": scan.metric, "place": scan.place, "depth": _small_depth(scan, camera)}
+    write_episode(folder, frames, scan.c2w.float(), camera, scan.objects, **known)
     return camera
+
+
+def _small_depth(scan: Scan, camera: Camera) -> Tensor | None:
+    """Depth (T, h, w) of every fourth frame in the view of ``camera``, metres; 0 in frames that have none."""
+    if not any(scan.depth):
+        return None
+    rows = min(DEPTH_ROWS, camera.height)
+    small = replace(camera, height=rows, width=round(camera.width * rows / camera.height))
+    result = torch.zeros(len(scan.depth[::FRAMES_PER_LATENT]), small.height, small.width)
+    for index, path in enumerate(scan.depth[::FRAMES_PER_LATENT]):
+        if path is not None:
+            frame = slice(FRAMES_PER_LATENT * index, FRAMES_PER_LATENT * index + 1)
+            result[index] = photograph_depth(_read_depth(path)[None], scan.lens[frame], scan.turn, small)[0]
+    return result
 
 
 def _read_pictures(pictures: Path | tuple[Path, ...], places: Sequence[int]) -> Tensor:
@@ -114,6 +134,19 @@ def _read_image(path: Path) -> Tensor:
             return torch.from_numpy(np.array(image.convert("RGB")))
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"expected a whole picture in {path}, got {error}: download or unpack it again") from error
+
+
+def _read_depth(path: Path) -> Tensor:
+    """Metres (h, w) of a 16-bit picture of millimetres."""
+    try:
+        with Image.open(path) as image:
+            millimetres = np.array(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"expected a whole depth picture in {path}, got {error}: unpack it again") from error
+    if millimetres.ndim != 2 or millimetres.dtype == np.uint8:
+        got = f"{millimetres.dtype} {millimetres.shape}"
+        raise ValueError(f"expected 16-bit millimetres in {path}, got {got}: download lowres_depth again")
+    return torch.from_numpy(millimetres.astype(np.float32)) / 1000
 
 
 def load_json(path: Path) -> dict[str, Any]:

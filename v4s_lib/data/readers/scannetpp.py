@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from v4s_lib.data.episodes import TRANSFORMS_NAME, EpisodeObject
+from v4s_lib.data.instructions import PLACE
 from v4s_lib.data.readers.lens import pinhole
 from v4s_lib.data.readers.nerfstudio import read_transforms
 from v4s_lib.data.readers.scan import Scan, load_json, numbers, read_objects, upright
@@ -41,7 +42,7 @@ def read_iphone(folder: Path) -> Scan:
     height, width = read_frames(videos[0], [0]).shape[1:3]
     matrix = numbers(chosen, "intrinsic", (3, 3), poses) / torch.tensor([[width], [height], [1.0]])
     lens = pinhole(torch.stack([matrix[:, 0, 0], matrix[:, 1, 1]], dim=1), matrix[:, :2, 2])
-    return upright(Scan(videos[0], places, lens, c2w, _objects(folder), metric=True))
+    return upright(Scan(videos[0], places, lens, c2w, _objects(folder), metric=True, place=PLACE))
 
 
 def read_dslr(folder: Path) -> Scan:
@@ -50,7 +51,8 @@ def read_dslr(folder: Path) -> Scan:
     scan = read_transforms(
         dslr / "nerfstudio" / TRANSFORMS_NAME, lambda name: dslr / "resized_images" / Path(name).name
     )
-    return upright(replace(scan, c2w=NERFSTUDIO_WORLD @ scan.c2w, objects=_objects(folder), metric=True))
+    known = {"objects": _objects(folder), "metric": True, "place": PLACE}
+    return upright(replace(scan, c2w=NERFSTUDIO_WORLD @ scan.c2w, **known))
 
 
 def _objects(folder: Path) -> tuple[EpisodeObject, ...]:
