@@ -16,13 +16,14 @@ import torch
 from filelock import FileLock
 
 from tests.model.tiny_wan import tiny_wan
-from tests.training.tiny_scans import CAMERA, FRAMES, content, encode, flip, write_scan
-from v4s_lib.data.episodes import load_episode
+from tests.training.tiny_scans import CAMERA, FRAMES, content, encode, flip, write_scan, write_scans
+from v4s_lib.data.episodes import load_episode, write_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.encoding import load_codec
 from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, CachedLatents
 from v4s_lib.training.latents import LIST, LOCK, PLAN, main
+from v4s_lib.worlds.cameras import translation_distance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +71,23 @@ def test_times_and_poses_are_those_of_a_latents_frames(episodes, tmp_path):
     assert torch.equal(cache.c2w("a", [3])[0], c2w[9:13])
     assert cache.camera("a") == CAMERA
     assert cache.c2w("phone") is None and cache.camera("phone") is None
+
+
+def test_poses_of_unknown_unit_are_in_nominal_metres_and_captions_name_the_place(tmp_path):
+    """A walk in feet and in another unit gives the same poses: its median step from latent to latent is 0.1."""
+    known = write_scans(tmp_path / "known") / "c"
+    scan = load_episode(known)
+    for name, unit in ("feet", 3.28), ("unknown", 0.02):
+        c2w = scan.c2w.clone()
+        c2w[:, :3, 3] *= unit
+        write_episode(tmp_path / "scans" / name, scan.frames, c2w, scan.camera, metric=False, place="park")
+    cache = encode(tmp_path / "scans", tmp_path / "cache")
+    feet, unknown = (cache.c2w(name, range(5)) for name in cache.names)
+    torch.testing.assert_close(feet, unknown)
+    steps = translation_distance(feet[1:, -1], feet[:-1, -1])
+    assert steps.median().item() == pytest.approx(0.1)
+    assert torch.equal(feet[..., :3, :3], encode(known, tmp_path / "metric").c2w("c", range(5))[..., :3, :3])
+    assert cache.instructions("feet") == ["The camera moves smoothly in a park."]
 
 
 def test_another_size_and_every_second_frame(episodes, tmp_path):

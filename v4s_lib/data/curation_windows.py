@@ -113,9 +113,7 @@ def curate_scan(name: str, folder: Path, rules: Rules) -> tuple[list[Window], di
 
 def measure(episode: Episode, rules: Rules) -> Measured:
     """Look at a scan with cameras, once."""
-    episode = as_seen(episode, rules)
-    if not episode.metric:
-        episode = at_nominal_scale(episode)
+    episode = at_nominal_scale(as_seen(episode, rules))
     latents, camera, frames = whole_latents(len(episode.frames), 1), episode.camera, episode.frames
     c2w, coarse = episode.c2w[::FRAMES_PER_LATENT], with_rows(camera, SURFACE_ROWS)
     depth = surfaces(episode.scene_seed, episode.depth, c2w, coarse)
@@ -146,15 +144,24 @@ def as_seen(episode: Episode, rules: Rules) -> Episode:
 
 
 def at_nominal_scale(episode: Episode) -> Episode:
-    """A scan of unknown unit with poses and boxes in nominal metres."""
-    c2w, steps = episode.c2w.clone(), episode.c2w[::FRAMES_PER_LATENT]
-    scale = filters.nominal_scale(translation_distance(steps[1:], steps[:-1]))
-    c2w[:, :3, 3] *= scale
+    """A scan as a model sees it, with poses and boxes in nominal metres where their unit is unknown."""
+    if episode.metric:
+        return episode
+    c2w, scale = nominal_poses(episode.c2w)
     objects = tuple(
         replace(item, box_min=tuple(scale * v for v in item.box_min), box_max=tuple(scale * v for v in item.box_max))
         for item in episode.objects
     )
     return replace(episode, c2w=c2w, objects=objects)
+
+
+def nominal_poses(c2w: Tensor) -> tuple[Tensor, float]:
+    """Poses (F, 4, 4) of unknown unit, of the frames that latents are made of, in nominal metres; and one unit's."""
+    steps = c2w[::FRAMES_PER_LATENT]
+    scale = filters.nominal_scale(translation_distance(steps[1:], steps[:-1]))
+    scaled = c2w.clone()
+    scaled[:, :3, 3] *= scale
+    return scaled, scale
 
 
 def judge(scan: Measured, first: int, rules: Rules) -> tuple[str | None, dict[str, float]]:

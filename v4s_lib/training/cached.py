@@ -26,7 +26,10 @@ LATENTS = "latents.safetensors"  # in the folder of a shard
 TEXT = "text/embeddings.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Changes with what latents.py does between a video and its latents, or the whole targets of its windows.
-PREPROCESSING = "2: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec"
+PREPROCESSING = (
+    "3: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec; nominal metres "
+    "where the unit is unknown"
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from v4s_lib.data.curation_windows import nominal_poses
 from v4s_lib.data.episodes import load_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
 from v4s_lib.data.sources import episode_video, source_hashes, whole_latents
@@ -36,7 +37,8 @@ def encode_scan(name: str, episode: Path, codec: Codec, stamp: Stamp) -> tuple[d
     tensors = {f"{name}/latents": latents, f"{name}/starts": starts, f"{name}/times": times[groups[:, -1]]}
     fov = None
     if scan.c2w is not None:
-        tensors[f"{name}/c2w"] = scan.c2w[:: stamp.stride][groups]
+        c2w = scan.c2w[:: stamp.stride][: latent_frames(count)]
+        tensors[f"{name}/c2w"] = (c2w if scan.metric else nominal_poses(c2w)[0])[groups]
         fov = fit_camera(scan.camera, stamp.height, stamp.width).horizontal_fov
     return tensors, {"latents": count, "horizontal_fov": fov, "place": scan.place, "source": source_hashes(episode)}
 

@@ -20,9 +20,10 @@ from v4s_lib.data.episodes import EpisodeObject, load_episode, write_episode
 from v4s_lib.data.navigation import navigation_paths
 from v4s_lib.data.rooms import render_one
 from v4s_lib.data.windows import grouped_frames, sample_context
-from v4s_lib.evaluation.real.__main__ import main, parse, prepare
+from v4s_lib.evaluation.real.__main__ import main, parse, prepare, read_path
 from v4s_lib.evaluation.real.detect import Detector
 from v4s_lib.evaluation.real.sampling import Settings, WindowPipeline, sample_window
+from v4s_lib.evaluation.real.scoring import read_scan
 from v4s_lib.evaluation.results import find_row
 from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.codec import PatchCodec
@@ -194,6 +195,13 @@ def test_a_detector_on_a_gpu_scores_as_on_the_cpu(place):
 @pytest.fixture(scope="module")
 def scan(place):
     return as_seen(load_episode(place.scans / "a"), RULES)
+
+
+def test_a_scan_of_unknown_unit_has_one_scale_in_paths_and_points(scan, tmp_path):
+    write_episode(tmp_path / "scan", scan.frames, scan.c2w, scan.camera, scan.objects, metric=False)
+    path = read_path(tmp_path / "scan", [], RULES, 6)
+    assert torch.equal(path, read_scan(tmp_path / "scan", RULES).c2w)
+    assert not torch.allclose(path, scan.c2w) and torch.equal(path[:, :3, :3], scan.c2w[:, :3, :3])
 
 
 def test_a_context_is_what_the_scan_shows_outside_of_window_and_gap(place, scan):

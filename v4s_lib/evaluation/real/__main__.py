@@ -14,7 +14,7 @@ from torch import Tensor
 
 from v4s_lib.command import command
 from v4s_lib.data.curation import load_rules, load_windows
-from v4s_lib.data.curation_windows import KINDS, Rules, Window
+from v4s_lib.data.curation_windows import KINDS, Rules, Window, nominal_poses
 from v4s_lib.data.episodes import load_annotations
 from v4s_lib.data.sources import find_episodes, whole_latents
 from v4s_lib.data.windows import sample_context
@@ -54,7 +54,10 @@ def read_curated(file: Path, folder: Path, task: str, context_latents: int) -> C
 
 
 def read_path(episode: Path, windows: list[Window], rules: Rules, context_latents: int) -> Tensor:
-    """The c2w (F, 4, 4) of a scan by the rules; refused without the length or the objects that its windows need."""
+    """The c2w (F, 4, 4) of a scan by the rules, in nominal metres where its unit is unknown.
+
+    Refused without the length or the objects that its windows need.
+    """
     known = load_annotations(episode)
     if known is None:
         raise ValueError(
@@ -66,7 +69,8 @@ def read_path(episode: Path, windows: list[Window], rules: Rules, context_latent
         sample_context(latents, context_latents, torch.Generator(), window.first, window.length, rules.gap)
         if window.kind == "grounding":
             goal_label(known, window)
-    return known.c2w[:: rules.stride]
+    c2w = known.c2w[:: rules.stride][: latent_frames(latents)]
+    return c2w if known.metric else nominal_poses(c2w)[0]
 
 
 def read_validation(args: argparse.Namespace, curated: Curated) -> Curated:

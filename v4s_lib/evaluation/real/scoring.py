@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4s_lib.data.curation_windows import Rules, Window, as_seen
+from v4s_lib.data.curation_windows import Rules, Window, as_seen, at_nominal_scale
 from v4s_lib.data.episodes import Annotations, Episode, load_episode
 from v4s_lib.data.files import sha256
 from v4s_lib.data.provenance import current_commit
@@ -65,8 +65,8 @@ class Job:
 
 @lru_cache(maxsize=1)  # windows come scan by scan
 def read_scan(folder: Path, rules: Rules) -> Episode:
-    """An episode as a model sees it."""
-    return as_seen(load_episode(folder), rules)
+    """An episode as a model sees it, in nominal metres where its unit is unknown."""
+    return at_nominal_scale(as_seen(load_episode(folder), rules))
 
 
 def goal_label(scan: Episode | Annotations, window: Window) -> str:
