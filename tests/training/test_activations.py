@@ -90,12 +90,11 @@ def measure_peak(job: Job, checkpointing: bool, device: str = "cpu") -> int:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-@pytest.mark.parametrize("layers", [4, 16])
 @WAYS
 @EVERY
-def test_the_worst_moment(sizes, way, layers, checkpointing):
+def test_the_worst_moment(sizes, way, checkpointing):
     """Over forward and backward: by the end of the targets' backward, gradients wait for that of a one_way context."""
-    job = Job(sizes[0] | {"num_layers": layers}, way, *sizes[1:])
+    job = Job(sizes[0] | {"num_layers": 12}, way, *sizes[1:])
     expected = activations.peak(job, checkpointing, 2, fused=False)
     assert expected == pytest.approx(measure_peak(job, checkpointing), rel=0.06)
 
