@@ -91,7 +91,9 @@ def test_a_depth_that_does_not_fit_is_refused(tmp_path):
     one, two = torch.ones(1, 5, 7), torch.ones(2, 5, 7)
     with pytest.raises(ValueError, match=r"^expected the depth of 2 frames, got \(1, 5, 7\): give every fourth"):
         write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=one)
-    with pytest.raises(ValueError, match="^expected poses in metres with a depth, got metric false: "):
+    with pytest.raises(
+        ValueError, match="^expected poses in metres with a depth or a scene's seed, got metric false: "
+    ):
         write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=two, metric=False)
     assert list(tmp_path.iterdir()) == []
     write_episode(tmp_path / "scan", smooth_frames(), poses(), CAMERA, depth=two)
@@ -111,8 +113,14 @@ def test_a_depth_that_does_not_fit_is_refused(tmp_path):
         load_episode(tmp_path / "scan")
 
 
-def test_an_object_without_a_box_is_refused(folder):
-    change(folder, objects=[{"label": "red ball", "instance": 20, "box_min": [0, 0, 0]}])
+THING = {"label": "red ball", "instance": 20, "box_min": [0, 0, 0], "box_max": [1, 1, 1]}
+
+
+@pytest.mark.parametrize("wrong", [{"box_max": None}, {"box_min": [0, 0]}, {"label": ""}, {"label": 3}])
+def test_an_object_without_name_or_box_is_refused(folder, wrong):
+    change(folder, objects=[THING])
+    assert load_annotations(folder).objects[0].box_max == (1.0, 1.0, 1.0)
+    change(folder, objects=[THING | wrong])
     with pytest.raises(ValueError, match="^expected label, instance, box_min and box_max of every object in .*: comp"):
         load_episode(folder)
 
@@ -199,6 +207,21 @@ def test_other_cameras_are_refused(folder, values, got):
     change(folder, **values)
     with pytest.raises(ValueError, match=f"expected a centred pinhole camera .*, got {got}: undistort"):
         load_episode(folder)
+
+
+@pytest.mark.parametrize("wrong", [{"fl_x": "x"}, {"frames": ["a"]}, {"frames": 3}, {"objects": None}, {"w": None}])
+def test_values_of_another_kind_are_refused(folder, wrong):
+    change(folder, **wrong)
+    with pytest.raises(ValueError, match="^expected numbers, lists and names in their places in .*, got .*: write the"):
+        load_annotations(folder)
+
+
+def test_a_generated_room_without_metres_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="^expected poses in metres with a depth or a scene's seed, got metric false"):
+        write_episode(tmp_path / "no", smooth_frames(), poses(), CAMERA, scene_seed=4, metric=False)
+    change(folder, scene_seed=4, metric=False)
+    with pytest.raises(ValueError, match="^expected a generated room in metres in .*, got metric false: leave one"):
+        load_annotations(folder)
 
 
 def test_text_that_is_no_json_or_lacks_keys_is_refused(folder):

@@ -96,3 +96,7 @@ def test_adapters_train_in_bf16_near_fp32(cache, tmp_path):
         run(finetune, (Job(scale, cache, tmp_path / precision, lora=2),))
     assert losses(tmp_path / "bf16")[::2] == pytest.approx(losses(tmp_path / "no")[::2], rel=0.02)
     assert losses(tmp_path / "bf16") != losses(tmp_path / "no")
+    job = Job(scale, cache, tmp_path / "two", lora=2, save_every=2)
+    run(finetune, (job, 2), processes=2)
+    run(finetune, (job,), processes=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "bf16"), rel=1e-3)

@@ -3,8 +3,8 @@
 SCANS is an episode, or a folder of some. ``windows.jsonl`` has a ``Window`` a line, by scan and first latent. Beside
 it, ``windows.report.json`` says by which settings, with their digest, and for every scan and in all how many candidates
 each filter dropped; ``.windows.scans`` keeps what is done. A scan that cannot be read stops no other: the report has
-the sentence of its ``error``. Run the same command again after a kill, or with more scans: one that is done and whose
-files have not changed is not curated again.
+the sentence of its ``error``, and the next run tries it again. Run the same command again after a kill, or with more
+scans: one that is done and whose files have not changed is not curated again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from v4s_lib.command import command
-from v4s_lib.data import boxes, curation_filters, curation_windows, disk
+from v4s_lib.data import boxes, curation_filters, curation_windows, disk, instructions
 from v4s_lib.data.curation_windows import KINDS, REASONS, Rules, Window, curate_scan
 from v4s_lib.data.episodes import load_annotations
 from v4s_lib.data.files import sha256
@@ -43,8 +43,8 @@ class Job:
 
 
 def settings_of(rules: Rules) -> dict[str, Any]:
-    """All that decides the windows of a scan: the rules, and every constant that the filters name; as JSON has it."""
-    modules = (boxes, curation_filters, curation_windows)
+    """All that decides the windows of a scan: the rules, and every constant of filters and captions; as JSON has it."""
+    modules = (boxes, curation_filters, curation_windows, instructions)
     constants = {name: value for module in modules for name, value in vars(module).items() if name.isupper()}
     return json.loads(json.dumps(asdict(rules) | constants))
 
@@ -121,7 +121,7 @@ def curate_scans(job: Job, names: list[str], worker: int) -> None:
 
 
 def read_source(episode: Path) -> dict[str, str]:
-    """The hashes of a scan's files; why there are none, where they cannot be told: then this has to change."""
+    """The hashes of a scan's files, or why they cannot be told."""
     try:
         return source_hashes(episode)
     except (ValueError, OSError) as error:
@@ -139,10 +139,11 @@ def count_unreadable(episode: Path, rules: Rules) -> dict[str, int]:
 
 
 def read_done(job: Job, name: str) -> dict[str, Any] | None:
-    """What the store has of a scan; ``None`` where there is nothing, or the scan has changed since."""
+    """What the store has of a scan; ``None`` where that is nothing, an error, or of the scan before it changed."""
     content = disk.read_json(job.store / f"{name}.json")
-    is_current = content.get("digest") == job.digest and content["source"] == read_source(job.episodes[name])
-    return content if is_current else None
+    if content.get("digest") != job.digest or "error" in content:
+        return None
+    return content if content["source"] == read_source(job.episodes[name]) else None
 
 
 def write_windows(job: Job, out: Path, report: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,25 @@ def load_annotations(folder: str | Path) -> Annotations | None:
     if not (folder / TRANSFORMS_NAME).exists():
         return None
     name, transforms = str(folder / TRANSFORMS_NAME), _read_json(folder / TRANSFORMS_NAME)
+    try:
+        return _read_annotations(transforms, name)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected numbers, lists and names in their places in {name}, got {error}: write the episode again"
+        ) from error
+
+
+def _read_annotations(transforms: dict[str, Any], name: str) -> Annotations:
     camera = _read_camera(transforms, name)
     objects = tuple(_read_object(item, name) for item in transforms.get("objects", []))
     metric, place = (transforms.get(key, value) for key, value in USUAL.items())
     if not (isinstance(metric, bool) and isinstance(place, str) and place):
         got = f"{metric!r} and {place!r}"
         raise ValueError(f"expected metric true or false and place a word in {name}, got {got}: correct or omit them")
-    return Annotations(_read_poses(transforms, name), camera, objects, transforms.get("scene_seed"), metric, place)
+    scene_seed = transforms.get("scene_seed")
+    if scene_seed is not None and not metric:
+        raise ValueError(f"expected a generated room in metres in {name}, got metric false: leave one of them out")
+    return Annotations(_read_poses(transforms, name), camera, objects, scene_seed, metric, place)
 
 
 def write_episode(
@@ -141,8 +153,10 @@ def write_episode(
     """
     folder = Path(folder)
     _check_new(folder, frames, c2w, camera)
-    if depth is not None and not metric:
-        raise ValueError("expected poses in metres with a depth, got metric false: scale the poses, or give no depth")
+    if not metric and (depth is not None or scene_seed is not None):
+        raise ValueError(
+            "expected poses in metres with a depth or a scene's seed, got metric false: scale them, or give neither"
+        )
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # a writer that was killed leaves it behind
     part.mkdir(parents=True)
@@ -219,12 +233,13 @@ def _read_camera(transforms: dict[str, Any], name: str) -> Camera:
 
 
 def _read_object(item: dict[str, Any], name: str) -> EpisodeObject:
-    try:
-        return EpisodeObject(item["label"], item["instance"], tuple(item["box_min"]), tuple(item["box_max"]))
-    except (KeyError, TypeError) as error:
+    found = EpisodeObject(*(item.get(key) for key in ("label", "instance", "box_min", "box_max")))
+    corners = [corner for corner in (found.box_min, found.box_max) if isinstance(corner, list) and len(corner) == 3]
+    if not (found.label and isinstance(found.label, str) and isinstance(found.instance, int) and len(corners) == 2):
         raise ValueError(
             f"expected label, instance, box_min and box_max of every object in {name}, got {item}: complete it"
-        ) from error
+        )
+    return replace(found, box_min=tuple(map(float, corners[0])), box_max=tuple(map(float, corners[1])))
 
 
 def _read_poses(transforms: dict[str, Any], name: str) -> Tensor:

@@ -75,7 +75,7 @@ class FullScale:
     warmup: int = 500  # steps; our choice
     max_grad_norm: float = 1.0  # our choice
     ema_decay: float = 0.999  # our choice
-    mixed_precision: str = "bf16"  # computing; weights, gradients and averages stay in fp32; our choice
+    mixed_precision: str = "bf16"  # computing; what is trained, gradients and averages stay fp32; our choice
     shift: float = 5.0  # of the noise schedule, in sampling (WAN) and, our choice, in training
     inference_steps: int = 50  # WAN; the paper's number is not known
     guidance_scale: float = 5.0  # WAN; the paper's number is not known

@@ -76,7 +76,7 @@ def encode_scans(
         text_encoder: see ``encode_sentences``.
         scans_a_shard: what a kill costs at most, for each worker.
         workers: processes; with ``device`` "cuda" each takes the next GPU.
-        curated: windows of these scans, see ``read_curated``; a cache that was made with some needs them again.
+        curated: windows of these scans, see ``read_curated``; a cache that has targets needs theirs again.
 
     Raises:
         ValueError, OSError: one sentence; shards that were whole before are still there, and nothing half-written is.
