@@ -26,9 +26,8 @@ help:
 reproduce: .venv/.installed
 	$(VENV_PYTHON) -m v4s_lib.evaluation.reproduce $(ARGS)
 
-# Files keep their order: by the number of their tests the notebooks, few and long, would come last, and one at a time.
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 lab: .venv/.installed
 	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
