@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.tiny_cache import write_cache
 from tests.training.tiny_scans import save_wan, write_scans
 
 
@@ -24,3 +25,8 @@ def episodes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory) -> Path:
     return save_wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("cache"))

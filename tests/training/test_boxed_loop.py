@@ -1,6 +1,5 @@
 """Training on a cache with targets that end on an object: the same losses for any number of processes."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.many import run
+from tests.training.test_full_loop import losses
 from tests.training.tiny_targets import BOXED, boxed_of, write_cache, write_curated, write_some
 from v4s_lib.data.curation import load_windows
 from v4s_lib.training.cached import CachedLatents
@@ -38,11 +38,6 @@ def whole(cache, windows, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     run(finetune, (Job(BOXED, cache, out, windows=windows, **ONE_WAY),))
     return out
-
-
-def losses(out: Path) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line[key] for line in lines for key in ("loss", "gradient_norm")]
 
 
 def test_both_kinds_are_met(cache, windows, whole):

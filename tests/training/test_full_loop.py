@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
 
 from tests.training.many import finish, run, start
-from tests.training.tiny_cache import SCALE, write_cache
+from tests.training.tiny_cache import SCALE
 from v4s_lib.data.files import sha256
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.stock import load_stock
@@ -33,11 +33,6 @@ from v4s_lib.training.full_loop import Job, finetune
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed as on Unix")
 ONE_WAY = {"context_attention": "one_way", "save_every": 2}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

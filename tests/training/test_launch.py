@@ -13,7 +13,7 @@ import torch
 from tests.training.many import run
 from tests.training.test_adapters import INPUTS, base
 from tests.training.test_full_loop import assert_same, losses
-from tests.training.tiny_cache import SCALE, write_cache
+from tests.training.tiny_cache import SCALE
 from v4s_lib.training.adapters import adapter_config, add_adapters, hold_frozen
 from v4s_lib.training.full_loop import Job, finetune
 from v4s_lib.training.sharding import trained
@@ -27,11 +27,6 @@ from v4s_lib.training.full import SCALES
 SCALES[SCALE.name] = SCALE
 sys.exit(main())
 """
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
