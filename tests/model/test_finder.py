@@ -7,7 +7,7 @@ from tests.model.drawn import randn
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.finder import KEY, Finder, named_place
 from v4s_lib.model.pose import relative_to_start, token_rays
-from v4s_lib.model.sight import CELL
+from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.training.data import cell_share
 from v4s_lib.training.loss import finding_loss
 
@@ -37,8 +37,8 @@ def test_a_key_belongs_to_its_cell_of_the_last_frame(finder):
         if frame == 0:
             assert len(where) == 0
         else:
-            assert moved[1, row // CELL, column // CELL]
-            assert (where - torch.tensor([row // CELL, column // CELL])).abs().max() <= 3
+            assert moved[1, row // LEAST_CELL, column // LEAST_CELL]
+            assert (where - torch.tensor([row // LEAST_CELL, column // LEAST_CELL])).abs().max() <= 3
             assert not moved[1].all()
 
 

@@ -40,6 +40,17 @@ def test_pixels_bring_all_frames_home(rooms):
     check_rigid(found, "poses")
 
 
+def test_larger_frames_with_larger_cells_go_home_as_well():
+    camera = Camera(64, 96)
+    batch = make_rooms([1_000, 1_001], RoomTask(camera, (20, 20), FRAMES, reach=0.4, samples=1), 1)
+    color = 2 * batch.scan_frames[:, :, -1].permute(0, 1, 4, 2, 3) - 1
+    truth = batch.scan_c2w[:, :, -1]
+    guess = lost(truth)
+    found = refine(guess, Pictures(color, batch.scan_depth, cell=8), camera, slice(0, FRAMES - 1))
+    before, after = errors(guess, truth, "mean"), errors(found, truth, "mean")
+    assert after[0] < before[0] / 2 and after[1] < before[1] / 2
+
+
 def test_one_frame_comes_home_among_others_that_stay(rooms):
     truth, pictures = rooms
     guess = truth.clone()

@@ -12,7 +12,7 @@ from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.places import place_context, place_start
-from v4s_lib.model.sight import CELL, KEY, Seen, Sight
+from v4s_lib.model.sight import KEY, LEAST_CELL, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -191,7 +191,7 @@ def test_only_findings_teach_sight(make_transformer, inputs):
     output.square().mean().backward()
     assert all(parameter.grad is None for parameter in model.sight.parameters())
     compared = model(**inputs, only_findings=True).compared
-    cells = 4 * 6 * 4 // CELL * 4 // CELL
+    cells = 4 * 6 * 4 // LEAST_CELL * 4 // LEAST_CELL
     assert compared.context_logits.shape == (2, 2 * cells, 1 + 5 * cells)  # the first and the fourth of five frames
     assert compared.start_logits.shape == (4, cells, 1 + 5 * cells)
     looked = compared.context_logits[..., 1:].view(2, 2, cells, 5, cells)

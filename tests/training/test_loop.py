@@ -71,6 +71,20 @@ def half(stopped, tmp_path) -> Path:
     return shutil.copytree(stopped, tmp_path / "half")
 
 
+def test_a_run_of_some_minutes_goes_on_to_the_same_end(whole, tmp_path):
+    run(tmp_path, minutes=1e-6)  # the step under way is finished and saved
+    assert latest_checkpoint(tmp_path / "checkpoints").name.endswith("1") and len(losses(tmp_path)) == 1
+    run(tmp_path, minutes=60)
+    assert_same_end(tmp_path, whole)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_no_minutes_are_refused(minutes, tmp_path):
+    with pytest.raises(ValueError, match="^expected to train for more than 0 minutes, got "):
+        run(tmp_path, minutes=minutes)
+    assert not any(tmp_path.iterdir())
+
+
 def test_what_a_run_leaves(whole):
     assert sorted(path.name for path in whole.iterdir()) == ["checkpoints", "log.jsonl", "samples", "weights"]
     assert sorted(path.name for path in (whole / "weights").iterdir()) == [

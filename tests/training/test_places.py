@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from v4s_lib.data.rooms import make_rooms
-from v4s_lib.model.sight import CELL, KEY, Seen
+from v4s_lib.model.sight import KEY, LEAST_CELL, Seen
 from v4s_lib.training.places import cell_log_depth, depth_loss, matching_loss, own_frame, shared_places
 from v4s_lib.training.presets import SMALL
 from v4s_lib.worlds.cameras import Camera, pose
@@ -55,7 +55,7 @@ def test_shared_places_have_like_colours_in_real_rooms():
         batch.start_depth, batch.target_c2w[:, :, 0], batch.scan_depth, batch.scan_c2w[:, :, -1], task.camera
     )[0]
     colors = [
-        frames.unflatten(-2, (-1, CELL)).unflatten(-4, (-1, CELL)).mean(dim=(-4, -2)).flatten(0, -2)
+        frames.unflatten(-2, (-1, LEAST_CELL)).unflatten(-4, (-1, LEAST_CELL)).mean(dim=(-4, -2)).flatten(0, -2)
         for frames in (batch.target_frames[0, :, 0], batch.scan_frames[0, :, -1])
     ]
     difference = torch.cdist(*colors)
@@ -68,6 +68,21 @@ def test_depth_of_a_cell_is_that_of_its_middle():
     depth[0, :] = 50.0  # the border of a cell
     depth[1:3, 5:7] = torch.tensor([[1.0, math.e**2], [1.0, math.e**2]])
     torch.testing.assert_close(cell_log_depth(depth), torch.ones(4))
+
+
+def test_larger_cells_of_larger_frames_share_the_same_places():
+    """What four pixels are in a frame, eight are in one of twice its size."""
+    batch = make_rooms([5], SMALL.task, 2)
+    frames = (batch.start_depth, batch.target_c2w[:, :, 0], batch.scan_depth, batch.scan_c2w[:, :, -1])
+    double = [
+        part.repeat_interleave(2, -1).repeat_interleave(2, -2) if n % 2 == 0 else part for n, part in enumerate(frames)
+    ]
+    camera = SMALL.task.camera
+    shared = shared_places(*frames, camera)
+    larger = shared_places(*double, Camera(2 * camera.height, 2 * camera.width, camera.horizontal_fov), 2 * LEAST_CELL)
+    assert larger.shape == shared.shape
+    both = (larger & shared).sum() / (larger | shared).sum()
+    assert both > 0.95  # at the cells' edges, depths of other pixels are met
 
 
 def test_own_cells_are_those_of_one_frame():

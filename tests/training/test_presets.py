@@ -42,6 +42,14 @@ def test_small_fits_two_files_and_smoke_is_tiny():
     assert parameters("smoke") < 2_000_000
 
 
+def test_base_has_the_lengths_of_the_paper_and_the_size_of_the_design():
+    base, camera = get_preset("base"), get_preset("base").task.camera
+    assert (base.task.context_latents, base.task.target_latents, base.task.tail_latents) == (84, 1 + 40, 5)
+    assert base.task.gap == 50
+    assert (camera.height, camera.width) >= (64, 96)
+    assert parameters("base") <= 16_000_000
+
+
 def test_a_preset_is_changed_by_copy():
     changed = get_preset("smoke", steps=7)
     assert changed.steps == 7 and changed == replace(get_preset("smoke"), steps=7) != get_preset("smoke")

@@ -12,7 +12,7 @@ from v4s_lib.worlds.raycast import Render
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 from v4s_lib.worlds.visibility import Partition, partition
 
-EPISODE_SCAN_LATENTS = 24  # 93 frames: between the shortest and the longest scan seen in training
+EPISODE_SCAN_LATENTS = 24  # 93 frames; a task that trains on longer scans, or on shorter ones alone, has its own
 
 
 @dataclass
@@ -57,6 +57,7 @@ def episode_scan(
 ) -> tuple[Tensor, Tensor]:
     """The c2w (1, F, 4, 4) of an episode's scan, and the pose (1, 4, 4) it was heading for when the gap ends."""
     if scan_latents is None:
-        scan_latents = min(EPISODE_SCAN_LATENTS, task.scan_latents[1])
+        shortest, longest = task.scan_latents
+        scan_latents = min(max(shortest, EPISODE_SCAN_LATENTS), longest)
     path = scan_path(scenes, generator, latent_frames(scan_latents + task.gap + 1), task.reach)
     return path[:, : latent_frames(scan_latents)], path[:, -1]

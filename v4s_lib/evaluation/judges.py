@@ -12,15 +12,18 @@ from pathlib import Path
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from v4s_lib.data.boxes import BOX_COLOR
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.reader import ObjectReader
+from v4s_lib.worlds.cameras import Camera
 from v4s_lib.worlds.raycast import render
 
 LIMITS = MANIFESTS / "results" / "judges.json"
 GATES = {"sd02": 0.2, "sd01": 0.1}
+JUDGED = 32  # rows of the frames that are compared, which the limits were set on; larger ones are averaged down
 SSIM = {"channel_axis": -1, "data_range": 1.0, "win_size": 15}  # pixels, nearly half of the height; our choice
 BOX_STRENGTH = 0.4  # of the way from a pixel's colour to the box's, at least, for it to be of the box; our choice
 BOX_PIXELS = 8  # of the box, at least, for one to be there; the smallest there is has 14
@@ -58,10 +61,14 @@ def view_distance(finder: CameraFinder, frames: Tensor, c2w: Tensor) -> Tensor:
     """How far (N,) frames (N, H, W, 3) are from the views of the finder's room from ``c2w`` (N, 4, 4).
 
     Half is the squared error over the contrast of both pictures, which a grey frame cannot keep small. Half is the
-    structure that is missing (1 - SSIM), which a blurred frame cannot. Unrelated pictures are about 1 apart.
+    structure that is missing (1 - SSIM), which a blurred frame cannot. Unrelated pictures are about 1 apart. Frames are
+    compared at ``JUDGED`` rows, whatever they have.
     """
+    factor = max(1, finder.camera.height // JUDGED)
+    camera = Camera(finder.camera.height // factor, finder.camera.width // factor, finder.camera.horizontal_fov)
+    frames = avg_pool2d(frames.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1) if factor > 1 else frames
     room = torch.zeros(len(c2w), dtype=torch.long)
-    views = render(finder.scenes, room, c2w, finder.camera, samples=3, chunk=8).rgb
+    views = render(finder.scenes, room, c2w, camera, samples=3, chunk=8).rgb
     contrast = frames.var(dim=(1, 2)).mean(dim=1) + views.var(dim=(1, 2)).mean(dim=1)
     error = (frames - views).square().mean(dim=(1, 2, 3)) / contrast.clamp(min=1e-4)
     pairs = zip(frames.double().numpy(), views.double().numpy(), strict=True)

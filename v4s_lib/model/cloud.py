@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from v4s_lib.model.alignment import DEPTHS, DOUBTS
 from v4s_lib.model.codec import last_frames
-from v4s_lib.model.sight import CELL, Seen, Sight
+from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 NEARER = 20.0  # a point twice as far away counts 2**-20 as much: what stands behind does not shine through; our choice
@@ -77,7 +77,7 @@ def make_cloud(sight: Sight, latents: Tensor, seen: Seen, c2w: Tensor, blind: Te
 def fine(values: Tensor, sight: Sight) -> Tensor:
     """Values of cells (R, P, N) at the pixels (R, P, H * W)."""
     cells = values.float().flatten(0, 1).unflatten(1, sight.size)[:, None]
-    pixels = interpolate(cells, scale_factor=CELL, mode="bilinear")
+    pixels = interpolate(cells, scale_factor=sight.cell, mode="bilinear")
     return pixels.flatten(1).unflatten(0, values.shape[:2])
 
 

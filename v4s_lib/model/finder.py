@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from v4s_lib.model.blocks import zero_linear
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.pose import POSE_FEATURES, ray_map
-from v4s_lib.model.sight import CELL
+from v4s_lib.model.sight import LEAST_CELL, halvings
 
 TOGETHER = 0.3  # metres; points about so near to the likeliest one are of the same thing; our choice
 WIDTHS = (16, 32, 64)  # of the convolutions
@@ -30,17 +30,19 @@ class Finder(nn.Module):
         text_dim: width of a word's embedding.
         patch: pixels that a latent's patch is wide and high.
         places: whether it is also known how far away the cells' things are, and where the start frame stands.
+        cell: pixels that a cell is wide and high, as sight's.
     """
 
-    def __init__(self, dim: int, text_dim: int, patch: int, places: bool = False) -> None:
+    def __init__(self, dim: int, text_dim: int, patch: int, places: bool = False, cell: int = LEAST_CELL) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.cell = patch, cell
         first, second, third = WIDTHS
         self.see = nn.Sequential(
             nn.Conv2d(3, first, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(first, second, 3, stride=2, padding=1),
             nn.GELU(),
+            *halvings(second, cell),
             nn.Conv2d(second, third, 3, stride=2, padding=1),
             nn.GELU(),
             nn.Conv2d(third, third, 3, padding=1),
@@ -61,7 +63,7 @@ class Finder(nn.Module):
 
     def rays(self, poses: Tensor, rows: int, columns: int, horizontal_fov: float) -> Tensor:
         """Where the cells look (B, N, F), for poses (B, T, 4, 4, 4) of latents with ``rows`` and ``columns``."""
-        cells = self.patch // CELL
+        cells = self.patch // self.cell
         return ray_map(poses, rows * cells, columns * cells, horizontal_fov).flatten(1, 2)
 
     def forward(self, words: Tensor, keys: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def look_at(sight: Sight, latents: Tensor, seen: Seen) -> tuple[Pictures, Camera
     color = last_frames(latents, sight.patch).float()
     camera = Camera(*color.shape[2:4], sight.horizontal_fov)
     depth = fine(seen.log_depth, sight).exp().clamp(*DEPTHS).unflatten(-1, color.shape[2:4])
-    return Pictures(color.permute(0, 1, 4, 2, 3), depth), camera
+    return Pictures(color.permute(0, 1, 4, 2, 3), depth, sight.cell), camera
 
 
 @torch.no_grad()

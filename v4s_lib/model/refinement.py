@@ -19,16 +19,16 @@ from torch.nn.functional import conv2d, grid_sample, pad
 
 from v4s_lib.model.alignment import change
 from v4s_lib.model.cloud import CLOSEST
-from v4s_lib.model.sight import CELL
+from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
-BLURS = (1.0, 1.0, 1.0, 0.5, 0.5, 0.5)  # pixels, standard deviation: one Gauss-Newton step each
-QUICK = (1.0, 0.5)  # in training: half as long, and a third more error
+BLURS = (0.25, 0.25, 0.25, 0.125, 0.125, 0.125)  # of a cell, standard deviation: one Gauss-Newton step each
+QUICK = (0.25, 0.125)  # in training: half as long, and a third more error
 BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
 DIFFERENT = 0.25  # difference of logarithms at which a pixel begins to be let go
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
 NEIGHBOURS = 5  # frames whose pixels are looked for in a free one: those that show most of it
-STRIDE = 2  # every so many pixels, both ways, one is compared
+COMPARED = 2  # pixels a cell, both ways, that are compared
 BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
 
 
@@ -38,14 +38,16 @@ class Pictures:
 
     color: Tensor  # (R, n, 3, H, W) in -1..1
     depth: Tensor  # (R, n, H, W) metres along the optical axis
+    cell: int = LEAST_CELL  # pixels that a cell is wide and high
 
     def join(self, other: "Pictures") -> "Pictures":
         """The frames of both."""
-        return Pictures(torch.cat([self.color, other.color], dim=1), torch.cat([self.depth, other.depth], dim=1))
+        pairs = ((self.color, other.color), (self.depth, other.depth))
+        return Pictures(*(torch.cat(pair, dim=1) for pair in pairs), self.cell)
 
     def repeat(self, times: int) -> "Pictures":
         """Every room so many times in a row."""
-        return Pictures(self.color.repeat_interleave(times, dim=0), self.depth.repeat_interleave(times, dim=0))
+        return Pictures(*(part.repeat_interleave(times, dim=0) for part in (self.color, self.depth)), self.cell)
 
 
 def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, blurs: Sequence[float] = BLURS) -> Tensor:
@@ -56,22 +58,23 @@ def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, blurs
         pictures: of those frames.
         camera: of all of them.
         free: which frames may move, at least one; the others stay as they are.
-        blurs: pixels, one Gauss-Newton step each.
+        blurs: parts of a cell, one Gauss-Newton step each.
     """
     poses = guess.clone()
     rooms, count = poses.shape[:2]
-    one, other = _neighbours(poses, pictures.depth, camera, free)
-    rays = camera.rays(device=poses.device)[::STRIDE, ::STRIDE, 0].flatten(0, 1)
+    one, other = _neighbours(poses, pictures, camera, free)
+    stride = pictures.cell // COMPARED
+    rays = camera.rays(device=poses.device)[::stride, ::stride, 0].flatten(0, 1)
     brightness = ((pictures.color.flatten(0, 1) / 2 + 0.5).clamp(min=0) + BLACK).log()
     depth = pictures.depth.flatten(0, 1)
-    local = depth[one][:, ::STRIDE, ::STRIDE].flatten(1)[..., None] * rays  # E N 3
+    local = depth[one][:, ::stride, ::stride].flatten(1)[..., None] * rays  # E N 3
     moved = torch.zeros(rooms, count, 6, device=poses.device)
     blur = None
     for step in blurs:
         if step != blur:
-            blur, color = step, blurred(brightness, step)
+            blur, color = step, blurred(brightness, step * pictures.cell)
             shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
-            own = color[one][..., ::STRIDE, ::STRIDE].flatten(2)  # E 3 N
+            own = color[one][..., ::stride, ::stride].flatten(2)  # E 3 N
         jacobian, apart = _compare(poses.flatten(0, 1)[one], poses.flatten(0, 1)[other], local, own, shown, camera)
         pull = jacobian.transpose(1, 2) @ jacobian  # E 12 12
         push = (jacobian.transpose(1, 2) @ apart[..., None])[..., 0]
@@ -101,11 +104,12 @@ def _slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
 
 
-def _neighbours(poses: Tensor, depth: Tensor, camera: Camera, free: slice) -> tuple[Tensor, Tensor]:
+def _neighbours(poses: Tensor, pictures: Pictures, camera: Camera, free: slice) -> tuple[Tensor, Tensor]:
     """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them."""
     rooms, count = poses.shape[:2]
-    coarse = Camera(camera.height // CELL, camera.width // CELL, camera.horizontal_fov)
-    far = depth[:, :, CELL // 2 :: CELL, CELL // 2 :: CELL].flatten(2)  # R n N
+    cell = pictures.cell
+    coarse = Camera(camera.height // cell, camera.width // cell, camera.horizontal_fov)
+    far = pictures.depth[:, :, cell // 2 :: cell, cell // 2 :: cell].flatten(2)  # R n N
     into = inverse(poses)[:, None] @ poses[:, free, None]  # R A n 4 4, from a free frame to every other
     points = far[:, free, :, None] * coarse.rays(device=poses.device).flatten(0, 2)
     pixel, distance = coarse.project(to_room(points[:, :, None], into))  # R A n N

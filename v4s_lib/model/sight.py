@@ -16,11 +16,20 @@ from torch import Tensor, nn
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.pose import token_rays
 
-CELL = 4  # pixels that a cell is wide and high
+LEAST_CELL = 4  # pixels that a cell is wide and high, at least: halved twice
 WIDTHS = (24, 48, 96)  # of the convolutions
 WHOLE = 512  # numbers that describe the whole frame
 KEY = 64  # numbers in a key
 NOMINAL_LOG_DEPTH, NOMINAL_LOG_DOUBT = 0.7, -2.3  # 2 m and 10%, about: where training begins; our choice
+
+
+def halvings(width: int, cell: int) -> list[nn.Module]:
+    """Convolutions that bring ``cell`` pixels down to ``LEAST_CELL``, by half each."""
+    layers = []
+    while cell > LEAST_CELL:
+        layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.GELU()]
+        cell //= 2
+    return layers
 
 
 @dataclass
@@ -43,12 +52,13 @@ class Sight(nn.Module):
         patch: pixels that a latent's patch is wide and high.
         size: rows and columns of patches in a frame.
         horizontal_fov: of the camera, degrees.
+        cell: pixels that a cell is wide and high, 4, 8, 16 ...; of larger frames larger ones, or there are too many.
     """
 
-    def __init__(self, patch: int, size: tuple[int, int], horizontal_fov: float) -> None:
+    def __init__(self, patch: int, size: tuple[int, int], horizontal_fov: float, cell: int = LEAST_CELL) -> None:
         super().__init__()
-        self.patch, self.horizontal_fov = patch, horizontal_fov
-        self.size = rows, columns = size[0] * patch // CELL, size[1] * patch // CELL
+        self.patch, self.horizontal_fov, self.cell = patch, horizontal_fov, cell
+        self.size = rows, columns = size[0] * patch // cell, size[1] * patch // cell
         fine, middle, wide = WIDTHS
         coarse = ((rows + 1) // 2, (columns + 1) // 2)
         whole = ((coarse[0] + 1) // 2) * ((coarse[1] + 1) // 2)
@@ -57,6 +67,7 @@ class Sight(nn.Module):
             nn.GELU(),
             nn.Conv2d(fine, middle, 3, stride=2, padding=1),
             nn.GELU(),
+            *halvings(middle, cell),
         )
         self.place = nn.Parameter(torch.zeros(middle, 2 * rows, 2 * columns))  # where in the frame
         self.cells = nn.Sequential(

@@ -21,7 +21,7 @@ from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
 from v4s_lib.model.places import compare
 from v4s_lib.model.pose import POSE_FEATURES
-from v4s_lib.model.sight import Sight
+from v4s_lib.model.sight import LEAST_CELL, Sight
 from v4s_lib.model.task_adapters import TaskAdapter, seeks_object
 from v4s_lib.model.text import WordEmbedding
 from v4s_lib.model.tokens import CONTEXT, MOVING, TokenMixin, clean_or
@@ -63,6 +63,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         see_places: pixels that a latent's patch is wide, to correct predicted poses by what frames share (see Sight).
+        cell: pixels that a cell of sight and of the finder is wide and high: 4, 8, 16 ...
         find_words: pixels that a latent's patch is wide, to look up in the context what words name (see Finder); None
             for no such part.
         paint: paint the context's own pixels, where sight has placed them, over what comes out (see Painter).
@@ -105,6 +106,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         localize_after: int | None = None,
         ray_rotary: bool = False,
         see_places: int | None = None,
+        cell: int = LEAST_CELL,
         find_words: int | None = None,
         paint: bool = False,
         prediction_type: str = "velocity",
@@ -147,9 +149,9 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         if localize_after is not None:
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
-        self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov)
+        self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov, cell)
         self.painter = Painter(dim, see_places, horizontal_fov) if paint else None
-        self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None)
+        self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None, cell)
         self.context_pool = self.task_adapter = None
         if context_compression is not None:
             pools = (

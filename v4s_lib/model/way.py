@@ -12,7 +12,6 @@ from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
-from v4s_lib.model.sight import CELL
 from v4s_lib.worlds.cameras import Camera
 
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
@@ -66,7 +65,7 @@ class WayMixin:
                 findings.start_seen = self.sight(latents[:, :, :1])
         if cache is not None and cache.frames is not None:
             with torch.no_grad():
-                guess = pose_matrix(self.localizer(states[:, :first], 1))
+                guess = pose_matrix(self.localizer(states[:, :first].detach(), 1))
                 frames, seen = cache.frames, findings.start_seen
                 told = self.localizer.told.target
                 told = None if told is None else told[:, :1].expand_as(guess)
@@ -104,7 +103,7 @@ class WayMixin:
         """
         if findings.found is None or cache is None or cache.cloud is None:
             return [None] * len(findings.target_poses)
-        camera = Camera(*(CELL * cells for cells in self.sight.size), self.config.horizontal_fov)
+        camera = Camera(*(self.sight.cell * cells for cells in self.sight.size), self.config.horizontal_fov)
         cloud = cache.cloud.name(findings.found, self.sight)
         named = view(cloud, findings.target_poses[:, -1, -1:], camera)[:, 0, ..., NAMED]
         most = named.amax(dim=(1, 2), keepdim=True)

@@ -21,6 +21,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights, rooms and noise (default: 0)")
     parser.add_argument("--steps", type=int, help=f"optimizer steps in all (default: the preset's; an arm's: {STEPS})")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
+    parser.add_argument("--minutes", type=float, help="stop and save after so many minutes; run again to go on")
     parser.add_argument(
         "--init",
         type=Path,
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = f"{preset.name}{'-first-frame-only' if args.no_context else ''}-seed{args.seed}"
     init = args.init if args.arm is None else arm_start(args.arm, preset.name, args.init)
     out = Path("runs") / name if args.arm is None else RUNS / f"{args.arm}-seed{args.seed}"
-    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, init))
+    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, args.minutes, init))
 
 
 if __name__ == "__main__":

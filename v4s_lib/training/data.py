@@ -9,7 +9,7 @@ from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.model.sight import CELL
+from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.model.text import tokenize, vocabulary
 from v4s_lib.training.loss import Sample
 from v4s_lib.training.presets import Preset
@@ -19,10 +19,13 @@ VOCABULARY = vocabulary()
 PATH_TOO = 0.25  # share of the targets that seek an object and are told the path as well
 
 
-def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, generator: torch.Generator) -> Sample:
+def draw_sample(
+    rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, generator: torch.Generator, cell: int = LEAST_CELL
+) -> Sample:
     """Draw a context and some targets from each group of rooms, encode them, and join the groups.
 
-    Every group gets its own random offset of the time index, so that all of 0..1023 is in range.
+    Every group gets its own random offset of the time index, so that all of 0..1023 is in range. ``cell`` is the
+    finder's, pixels.
     """
     parts = []
     for batch in rooms:
@@ -43,7 +46,7 @@ def draw_sample(rooms: list[RoomBatch], task: RoomTask, codec: PatchCodec, gener
                 target_index.repeat_interleave(len(chosen), dim=0),
                 relative_to_start(c2w),
                 has_path.to(c2w.device),
-                cell_share(batch.scan_instance[:, keep], batch.sought[:, chosen]),
+                cell_share(batch.scan_instance[:, keep], batch.sought[:, chosen], cell),
                 tokenize(said, VOCABULARY).to(c2w.device),
                 to_last[:, None, None] @ scan,
                 to_last.repeat_interleave(len(chosen), dim=0) @ c2w[:, 0],
@@ -66,15 +69,16 @@ def time_indices(batch: RoomBatch, keep: Tensor, task: RoomTask, generator: torc
     return context + offset, start + offset + torch.arange(latents, device=start.device)
 
 
-def cell_share(instance: Tensor, sought: Tensor) -> Tensor:
+def cell_share(instance: Tensor, sought: Tensor, cell: int = LEAST_CELL) -> Tensor:
     """Share of each context cell's pixels (S*M, N) that show what is sought, as a finder counts cells.
 
     Args:
         instance: (S, P, 4, H, W) instance ids; the last frame of each latent counts.
         sought: (S, M) ids; -1 is shown nowhere.
+        cell: pixels that a cell is wide and high.
     """
     shown = (instance[:, None, :, -1] == sought[:, :, None, None, None]).float()
-    return shown.unflatten(-1, (-1, CELL)).unflatten(-3, (-1, CELL)).mean(dim=(-3, -1)).flatten(2).flatten(0, 1)
+    return shown.unflatten(-1, (-1, cell)).unflatten(-3, (-1, cell)).mean(dim=(-3, -1)).flatten(2).flatten(0, 1)
 
 
 class RoomStream:
@@ -124,7 +128,8 @@ class RoomStream:
         wanted = range(step, step + self.preset.reuse)
         self.groups = {group: self.groups.get(group) or self._render(group) for group in wanted}
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, self.process))
-        return draw_sample(list(self.groups.values()), self.task(step), self.codec, generator)
+        cell = self.preset.model.get("cell", LEAST_CELL)
+        return draw_sample(list(self.groups.values()), self.task(step), self.codec, generator, cell)
 
     def _render(self, group: int) -> RoomBatch:
         count = self.preset.contexts // self.preset.reuse

@@ -21,7 +21,7 @@ from v4s_lib.model.weights import state_digest
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
-from v4s_lib.training.loss import flow_matching_loss, locating_loss
+from v4s_lib.training.loss import Sample, flow_matching_loss, locating_loss
 from v4s_lib.training.muon import Muon
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
@@ -73,6 +73,7 @@ def train(
     seed: int = 0,
     resume: bool = True,
     stop_at: int | None = None,
+    minutes: float | None = None,
     init: Path | None = None,
     progress: bool = True,
 ) -> Path:
@@ -85,6 +86,7 @@ def train(
         resume: go on from the newest checkpoint in ``out_dir``; otherwise begin again, and delete the checkpoints that
             are there once there is a new one.
         stop_at: stop (and save) after this many steps in all; None trains to ``preset.steps``.
+        minutes: stop (and save) at the first step that ends after so many; None trains for as long as it takes.
         init: folder of a trained transformer to start from.
         progress: show a progress bar.
 
@@ -95,16 +97,19 @@ def train(
         KeyboardInterrupt: Ctrl-C; the step under way was finished and saved. A second Ctrl-C does not wait for that.
         FloatingPointError: the loss is not finite; the model is as it was before.
         OSError: the disk is full; the checkpoints before are intact.
-        ValueError: steps below 1, or settings that differ from the checkpoint's or the initial weights'.
+        ValueError: steps below 1, no minutes, or settings that differ from the checkpoint's or the initial weights'.
     """
     last = preset.steps if stop_at is None else min(preset.steps, stop_at)
     if last < 1:
         raise ValueError(f"expected to train for 1 step or more, got {last}: ask for more steps")
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"expected to train for more than 0 minutes, got {minutes:g}: ask for some, or for steps")
+    ends = math.inf if minutes is None else time.perf_counter() + 60 * minutes
     # The steps that teach the localizer alone leave the later blocks without gradients.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=precision(preset.mixed_precision), kwargs_handlers=[unused])
     with Interrupt() as interrupt, fast_attention(accelerator):
-        run = _Run(preset, out_dir, seed, accelerator, init)
+        run = Run(preset, out_dir, seed, accelerator, init)
         run.begin(resume)
         steps = range(run.step, last)
         bar = tqdm(steps, initial=run.step, total=last, disable=not progress, desc=f"train {preset.name}")
@@ -118,13 +123,15 @@ def train(
                 run.validate()
             if run.step % preset.save_every == 0 and run.step != last:
                 run.save()
+            if run.any_process(time.perf_counter() >= ends):
+                break
         run.save()
     if stopped:
         raise KeyboardInterrupt
     return run.export()
 
 
-class _Run:
+class Run:
     """Model, optimizers, average and position of one training run."""
 
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
@@ -151,33 +158,46 @@ class _Run:
 
     def train_step(self) -> float:
         """One optimizer step; returns its loss."""
-        locating = self.step < self.preset.locate_steps
-        sample = (self.locate_stream if locating else self.stream).sample(self.step)
-        noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
-        factor = learning_rate(self.step, self.preset)
-        rates = [rate for rate in (self.preset.muon_lr, self.preset.adamw_lr) if rate is not None]
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        with self.accelerator.autocast():
-            if locating:
-                loss = locating_loss(self.model, sample, self.preset.loss)
-            else:
-                loss = flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
+        loss = self.loss(self.rooms())
         value = self.accelerator.gather(loss.detach()).mean().item()
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rates and resume"
             )
         self.accelerator.backward(loss)
+        norm = self.update()
+        self.log({"loss": value, "gradient_norm": norm, "rate": learning_rate(self.step - 1, self.preset)})
+        return value
+
+    @property
+    def locating(self) -> bool:
+        """Whether the next step teaches localizer, sight and finder alone."""
+        return self.step < self.preset.locate_steps
+
+    def rooms(self) -> Sample:
+        """What the next step learns from, rendered."""
+        return (self.locate_stream if self.locating else self.stream).sample(self.step)
+
+    def loss(self, sample: Sample) -> torch.Tensor:
+        """The next step's loss."""
+        noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
+        with self.accelerator.autocast():
+            if self.locating:
+                return locating_loss(self.model, sample, self.preset.loss)
+            return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
+
+    def update(self) -> float:
+        """Let optimizers and average follow the gradients, which ends the step; returns the gradients' norm."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
+        rates = [rate for rate in (self.preset.muon_lr, self.preset.adamw_lr) if rate is not None]
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * learning_rate(self.step, self.preset)
             optimizer.step()
             optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         self.step += 1
-        self.log({"loss": value, "gradient_norm": float(norm), "rate": factor})
-        return value
+        return float(norm)
 
     def any_process(self, asked: bool) -> bool:
         """Whether any process says so: all of them have to stop at the same step."""

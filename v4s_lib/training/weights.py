@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from v4s_lib.data.manifests import shipped_folder
+from v4s_lib.data.manifests import MANIFESTS, shipped_folder
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -37,6 +37,11 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return make_pipeline(ContextVideoTransformer(**preset.model), preset)
+    if weights is None and not (MANIFESTS / f"weights_{preset.name}.yaml").is_file():
+        raise FileNotFoundError(
+            f"expected shipped weights of preset {preset.name}, got none: train it with python -m v4s_lib.training "
+            f"--preset {preset.name} and name the folder of its weights"
+        )
     if weights is None:
         weights = shipped_folder(f"weights_{preset.name}", f"weights/{preset.name}/{variant}")
     if not (Path(weights) / "config.json").is_file():

@@ -1,0 +1,141 @@
+"""``python -m v4s_lib.training.utilisation --preset small``: what a training step's time goes into.
+
+The parts of a few steps are timed, the device waited for after each: rooms are rendered, the loss is computed, its
+gradients, the update. A step's operations are counted by torch, once, without compiling. The model FLOPs utilisation is
+those of loss and gradients, over the step's whole time, as a share of a peak: of a large matrix product, measured in
+turns with the steps, or of a kind of GPU (``--gpu h200``).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from v4s_lib.command import command
+from v4s_lib.training.loop import Run
+from v4s_lib.training.plan import GPUS, get_gpu
+from v4s_lib.training.presets import PRESETS, Preset, get_preset
+from v4s_lib.training.processor import fast_attention, precision
+
+PARTS = ("rooms", "loss", "gradients", "update")
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed: large enough to reach the peak
+WARM = 2  # steps that are not counted: the first compiles
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """Of one kind of step: medians."""
+
+    kind: str  # "locate" or "draw"
+    seconds: dict[str, float]  # of each part
+    flops: float  # of loss and gradients
+    peak: float  # FLOP a second, of a matrix product
+
+    def share(self, peak: float | None = None) -> float:
+        """Model FLOPs utilisation, 0..1."""
+        return self.flops / sum(self.seconds.values()) / (self.peak if peak is None else peak)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(device: torch.device, call: Callable, *inputs: object) -> tuple[float, Any]:
+    """Seconds of a call and of what it leaves to the device, and what it returns."""
+    wait(device)
+    begin = time.perf_counter()
+    result = call(*inputs)
+    wait(device)
+    return time.perf_counter() - begin, result
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of one large matrix product."""
+    side = SIDE[device.type]
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / timed(device, torch.mm, matrix, matrix)[0]
+
+
+def count_flops(preset: Preset, drawing: bool) -> float:
+    """Operations of one step's loss and gradients: of matrix products, convolutions and attention."""
+    run = _begin(replace(preset, compile=False), drawing)
+    sample = run.rooms()
+    with FlopCounterMode(display=False) as counter:
+        run.accelerator.backward(run.loss(sample))
+    return float(counter.get_total_flops())
+
+
+def measure(preset: Preset, drawing: bool, steps: int) -> Utilisation:
+    """Time ``steps`` steps that draw, or else such that locate, at the beginning of each."""
+    flops, run = count_flops(preset, drawing), _begin(preset, drawing)
+    device = run.accelerator.device
+    dtype = torch.bfloat16 if run.accelerator.mixed_precision == "bf16" else torch.float32
+    seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+    peaks = []
+    with fast_attention(run.accelerator):
+        for number in tqdm(range(WARM + steps), desc="draw" if drawing else "locate"):
+            taken = {}
+            taken["rooms"], sample = timed(device, run.rooms)
+            taken["loss"], loss = timed(device, run.loss, sample)
+            taken["gradients"], _ = timed(device, run.accelerator.backward, loss)
+            taken["update"], _ = timed(device, run.update)
+            if number >= WARM:
+                peaks.append(product_rate(device, dtype))
+                for part, value in taken.items():
+                    seconds[part].append(value)
+    medians = {part: statistics.median(values) for part, values in seconds.items()}
+    return Utilisation("draw" if drawing else "locate", medians, flops, statistics.median(peaks))
+
+
+def _begin(preset: Preset, drawing: bool) -> Run:
+    """A run at its first step that draws, or at its first; nothing is written."""
+    with TemporaryDirectory() as folder:
+        run = Run(preset, Path(folder), 0, Accelerator(mixed_precision=precision(preset.mixed_precision)), None)
+    run.step = preset.locate_steps if drawing else 0
+    return run
+
+
+def table(rows: list[Utilisation], gpu: str | None) -> str:
+    """In Markdown: a line for each kind of step."""
+    peak = None if gpu is None else get_gpu(gpu).peak
+    of = "a large matrix product" if gpu is None else f"the peak of {gpu}"
+    lines = [
+        f"| step | seconds | {' | '.join(PARTS)} | GFLOP | share of {of} |",
+        "|---|" + "---|" * (len(PARTS) + 3),
+    ]
+    for row in rows:
+        total = sum(row.seconds.values())
+        shares = " | ".join(f"{row.seconds[part] / total:.0%}" for part in PARTS)
+        lines.append(f"| {row.kind} | {total:.3g} | {shares} | {row.flops / 1e9:.3g} | {row.share(peak):.0%} |")
+    return "\n".join(lines)
+
+
+@command("nothing was written; run the same command again")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.utilisation", description=__doc__)
+    parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
+    parser.add_argument("--steps", type=int, default=5, help="that are timed, of each kind (default: 5)")
+    parser.add_argument("--gpu", help=f"peak to compare with: one of {', '.join(GPUS)} (default: a matrix product's)")
+    args = parser.parse_args(arguments)
+    preset = get_preset(args.preset)
+    if args.steps < 1:
+        raise ValueError(f"expected 1 step or more, got {args.steps}: ask for some")
+    if args.gpu is not None:
+        get_gpu(args.gpu)
+    print(table([measure(preset, drawing, args.steps) for drawing in (False, True)], args.gpu))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
