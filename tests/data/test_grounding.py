@@ -66,6 +66,12 @@ def test_the_box_goes_around_the_object_and_has_a_colour_of_its_own():
         mask_box(torch.zeros(8, 10, dtype=torch.bool))
 
 
+def test_a_box_has_a_thicker_line_in_larger_frames():
+    line = outline(torch.tensor([100, 119, 200, 229]), 256, 416)
+    assert line.sum() == 26 * 36 - 20 * 30  # three pixels around 20 x 30
+    assert not line[100:120, 200:230].any() and line[97, 197] and not line[96, 196]
+
+
 def test_centred_means_near_the_middle_and_large_enough():
     mask = torch.zeros(30, 48, dtype=torch.bool)
     mask[13:17, 22:26] = True

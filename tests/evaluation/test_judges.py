@@ -41,6 +41,12 @@ def test_a_drawn_box_is_read_back(box):
     assert box_overlap(read_box(before, noisy), torch.tensor(box)) > 0.6
 
 
+def test_a_thick_box_is_read_back():
+    before = torch.rand((256, 416, 3), generator=torch.Generator().manual_seed(0))
+    after = box_tail(before, torch.tensor([60, 180, 150, 300]), 20)[-1]
+    assert box_overlap(read_box(before, after), torch.tensor([60, 180, 150, 300])) > 0.93
+
+
 def test_a_wall_of_the_boxs_colour_is_no_box():
     wall = torch.full((32, 48, 3), 0.9)
     wall[8:20, 10:30] = torch.tensor([1.0, 0.0, 1.0])

@@ -62,13 +62,16 @@ def test_a_path_is_told_for_a_quarter_of_the_targets_with_a_box_and_for_all_othe
     assert all(told[False]) and abs(sum(told[True]) / len(told[True]) - 0.25) < 0.08
 
 
-def test_the_targets_of_a_step_are_of_one_kind_and_every_window_is_drawn_alike(cache, windows):
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_the_targets_of_a_step_are_of_one_kind_and_so_many_end_on_an_object(share, cache, windows):
     curated = load_windows(windows)
-    share = sum(window.box is not None for window in curated) / len(curated)
-    drawn = CachedWindows(cache, KEPT, 0, curated)
+    drawn = CachedWindows(cache, replace(KEPT, grounding=share), 0, curated)
     boxed = [is_boxed(drawn.batch(step, [0])) for step in range(300)]
     assert all(is_boxed(drawn.batch(step, [number])) == boxed[step] for step in range(20) for number in (1, 2, 3))
-    assert 0.05 < share < 0.95 and abs(sum(boxed) / 300 - share) < 0.1
+    assert abs(sum(boxed) / 300 - share) < 0.1
+    for kind in (True, False):  # where curation left one kind alone, every target is of it
+        alone = CachedWindows(cache, KEPT, 0, [window for window in curated if (window.box is not None) == kind])
+        assert all(is_boxed(alone.batch(step, [0])) == kind for step in range(6))
 
 
 def test_seed_step_and_number_decide_a_sample_of_either_kind(cache, windows):

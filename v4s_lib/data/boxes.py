@@ -1,6 +1,7 @@
 """The red-box tail of the paper's grounding clips (PAPER.md §5): the camera stands still while a box fades in.
 
-The box is magenta here, for red is the colour of some objects, and one pixel thick, for frames are small.
+The box is magenta here, for red is the colour of some objects. Its line is one pixel thick in small frames and three in
+those of the paper's size, where it is 2 to 4.
 """
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 BOX_COLOR = (1.0, 0.0, 1.0)
 LEAST_SHARE = 1 / 128  # of the picture that an object must cover: 12 pixels of 32x48, about 4x3; our choice
+LINE = 1 / 85  # of the picture's height, in whole pixels, at least one: 3 of 256
 CENTRE = 1 / 6  # of the picture's size: how far the object's middle may be from the picture's
 
 
@@ -38,13 +40,21 @@ def draw_tail(clip: Tensor, mask: Tensor, frames: int) -> None:
     clip[-frames:] = box_tail(clip[-frames - 1], mask_box(mask), frames).to(clip)
 
 
+def line_width(height: int) -> int:
+    """Pixels that the box's line is thick in frames of ``height`` pixels."""
+    return max(1, int(height * LINE))
+
+
 def outline(box: Tensor, height: int, width: int) -> Tensor:
-    """The pixels (H, W) of a frame one pixel around ``box``, cut off at the picture's edge."""
+    """The pixels (H, W) of a line around ``box``, cut off at the picture's edge."""
     row, column = torch.arange(height)[:, None], torch.arange(width)[None]
-    top, bottom, left, right = (box + torch.tensor([-1, 1, -1, 1])).tolist()
-    inside = (row >= top) & (row <= bottom) & (column >= left) & (column <= right)
-    inner = (row > top) & (row < bottom) & (column > left) & (column < right)
-    return inside & ~inner
+
+    def within(margin: int) -> Tensor:
+        top, bottom, left, right = box.tolist()
+        rows = (row >= top - margin) & (row <= bottom + margin)
+        return rows & (column >= left - margin) & (column <= right + margin)
+
+    return within(line_width(height)) & ~within(0)
 
 
 def box_tail(last: Tensor, box: Tensor, frames: int) -> Tensor:

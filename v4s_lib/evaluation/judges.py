@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from v4s_lib.data.boxes import BOX_COLOR
+from v4s_lib.data.boxes import BOX_COLOR, line_width
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.reader import ObjectReader
@@ -94,9 +94,10 @@ def read_box(before: Tensor, frame: Tensor) -> Tensor | None:
         return None
     ends = drawn.float().quantile(torch.tensor([0.05, 0.95]), dim=0).round().long()
     (top, left), (bottom, right) = ends.tolist()
-    if bottom - top < 2 or right - left < 2:
+    line = line_width(len(frame))
+    if bottom - top < 2 * line or right - left < 2 * line:
         return None
-    return torch.tensor([top + 1, bottom - 1, left + 1, right - 1])
+    return torch.tensor([top + line, bottom - line, left + line, right - line])
 
 
 def box_overlap(first: Tensor, second: Tensor) -> float:

@@ -27,8 +27,8 @@ TEXT = "text/embeddings.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Changes with what latents.py does between a video and its latents, or the whole targets of its windows.
 PREPROCESSING = (
-    "3: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec; nominal metres "
-    "where the unit is unknown"
+    "4: starts; middle cut out, antialiased bilinear, 8 bits; none after the last 4k+1; float32 codec; nominal metres "
+    "where the unit is unknown; lines of boxes 1/85 of the height"
 )
 
 

@@ -66,6 +66,7 @@ class FullScale:
     targets: int = 1  # that share a context in training; 1 is the paper's likely way, more pays with one_way
     drop_all: float = 0.1  # share of samples without text, pose and context; our choice
     drop_instruction: float = 0.1  # share of samples without text and pose alone; our choice
+    grounding: float = 0.5  # share of steps whose targets end on an object, where curation left both kinds; our choice
     path_too: float = 0.25  # share of posed targets with a box that are told the path beside the words; our choice
     batch: int = 64  # targets an optimizer step, over all GPUs; our choice
     steps: int = 10_000  # our choice

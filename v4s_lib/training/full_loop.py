@@ -76,13 +76,7 @@ def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Pat
         ValueError: settings that make no run, or differ from the checkpoint's or the weights'.
     """
     last = job.scale.steps if stop_at is None else min(job.scale.steps, stop_at)
-    if min(last, job.save_every, job.together) < 1:
-        raise ValueError(
-            "expected steps, steps between checkpoints and samples together from 1, got "
-            f"{last}, {job.save_every} and {job.together}: choose others"
-        )
-    if job.scale.targets != 1:
-        raise ValueError(f"expected one target a context, got {job.scale.targets}: a window has a context of its own")
+    _check(job, last)
     stopped = False
     with Interrupt() as interrupt:
         run = _Run(job)
@@ -100,6 +94,17 @@ def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Pat
     if stopped:
         raise KeyboardInterrupt
     return run.export()
+
+
+def _check(job: Job, last: int) -> None:
+    """Refuse what makes no run of ``last`` steps."""
+    if min(last, job.save_every, job.together) < 1:
+        raise ValueError(
+            "expected steps, steps between checkpoints and samples together from 1, got "
+            f"{last}, {job.save_every} and {job.together}: choose others"
+        )
+    if job.scale.targets != 1:
+        raise ValueError(f"expected one target a context, got {job.scale.targets}: a window has a context of its own")
 
 
 class _Run:

@@ -12,7 +12,7 @@ target by itself could not: our choice, for otherwise every place to start would
 A curated window that ends on an object was encoded whole, with its box tail, in which the camera stands still and time
 goes on. Its words have to be enough: where the path is known, it is told for a share of such targets alone. All targets
 of a step are of one kind, so that they have one length, however many are computed together, and no process waits for
-another's longer ones; the kind is that of a window drawn by seed and step, so every window is drawn alike in the end.
+another's longer ones; the kind is drawn by seed and step (``FullScale.grounding``), and all windows of a kind alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -201,7 +201,8 @@ class CachedWindows:
         if self.kinds is not None:
             plain, boxed = self.kinds
             chance = torch.Generator().manual_seed(step_seed(self.seed, step, -1))  # no sample has this number
-            kind = boxed if torch.randint(len(plain) + len(boxed), (), generator=chance) < len(boxed) else plain
+            seeks = torch.rand((), generator=chance) < self.scale.grounding
+            kind = boxed if boxed and (seeks or not plain) else plain
             window = kind[below(len(kind))]
             pieces = self._pieces(window)
             return window, pieces[below(len(pieces))]
