@@ -229,5 +229,8 @@ def test_where_a_thing_stands_reaches_the_plan_and_not_the_start(make_transforme
 def test_what_sight_needs(make_transformer):
     with pytest.raises(ValueError, match=r"^expected patch_size and in_channels .* for see_places 8, got .*: it looks"):
         make_transformer(**SEES | {"see_places": 8})
+    for cell in (0, 6, 8):
+        with pytest.raises(ValueError, match=f"^expected a cell of 4, 8, .*, of which patches of 4 .* got {cell}: "):
+            make_transformer(**SEES | {"cell": cell})
     with pytest.raises(ValueError, match="^expected a localizer for see_places, got localize_after None"):
         make_transformer(**SEES | {"localize_after": None})

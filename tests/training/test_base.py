@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.evaluation.grounding import shipped_judges
 from v4s_lib.evaluation.navigation import sample_clips
-from v4s_lib.training import ship
+from v4s_lib.training import ship, weights
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import BASE
 from v4s_lib.training.weights import load_pipeline
@@ -34,6 +35,13 @@ REDUCED = replace(
     compile=False,
     save_every=10,
 )
+
+
+def test_it_is_not_judged_by_the_limits_of_shorter_clips():
+    with pytest.raises(
+        FileNotFoundError, match="judges_base.json.*: run python -m v4s_lib.evaluation.calibrate, with the"
+    ):
+        shipped_judges("base")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +77,7 @@ def test_shards_load_and_follow_a_path(shipped):
     assert torch.isfinite(clip).all()
 
 
-def test_until_it_ships_what_is_missing_is_said():
+def test_where_none_ship_what_is_missing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MANIFESTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="^expected shipped weights of preset base, got none: train it "):
         load_pipeline("base")

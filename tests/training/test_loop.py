@@ -78,6 +78,14 @@ def test_a_run_of_some_minutes_goes_on_to_the_same_end(whole, tmp_path):
     assert_same_end(tmp_path, whole)
 
 
+def test_the_command_says_how_far_it_came(tmp_path, capsys):
+    arguments = ["--preset", "smoke", "--out", str(tmp_path)]
+    assert main([*arguments, "--minutes", "1e-6"]) == 0
+    assert "step 1 of 4: run the same command to go on" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "run the same command" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
 def test_no_minutes_are_refused(minutes, tmp_path):
     with pytest.raises(ValueError, match="^expected to train for more than 0 minutes, got "):
@@ -226,6 +234,7 @@ def test_smoke_trains_from_the_command_line_without_context(tmp_path, capsys):
 REFUSED = {
     "preset": (["--preset", "huge"], "expected a preset out of .*, got 'huge': choose one of them"),
     "steps": (["--steps", "0"], "expected to train for 1 step or more, got 0: ask for more steps"),
+    "minutes": (["--minutes", "0"], "expected to train for more than 0 minutes, got 0: ask for some, or for steps"),
     "stop": (["--stop-at", "0"], "expected to train for 1 step or more, got 0: ask for more steps"),
     "init": (["--init", "nowhere"], "expected a trained transformer in nowhere, got no config.json: train one first"),
 }

@@ -53,6 +53,16 @@ def test_a_flipped_byte_in_the_weights_is_refused(shipped):
         verify(file, entry["size"], entry["sha256"])
 
 
+def test_an_unfinished_training_does_not_ship(tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "MANIFESTS", tmp_path / "manifests")
+    train(get_preset("smoke"), tmp_path / "run", stop_at=1, progress=False)
+    with pytest.raises(
+        ValueError, match="^expected a training that has ended, got .* of step 1 of 4: run the training"
+    ):
+        ship.ship(tmp_path / "run", "smoke", "ours", "a test")
+    assert not (tmp_path / "manifests").exists()
+
+
 def test_another_seed_ships_its_record_and_is_known_by_it(run, shipped):
     """The manifest lists no weights of it, and its record names the digest that results of it and the baseline bear."""
     root = shipped.parent / "weights" / "smoke"

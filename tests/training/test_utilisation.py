@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from v4s_lib.training.presets import SMOKE
-from v4s_lib.training.utilisation import PARTS, Utilisation, count_flops, main, measure, product_rate, table
+from v4s_lib.training.utilisation import KINDS, PARTS, Utilisation, count_flops, main, measure, product_rate, table
 
 
 def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
@@ -16,7 +16,7 @@ def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
 
 
 def test_parts_are_timed_and_operations_counted():
-    row = measure(SMOKE, drawing=True, steps=1)
+    row = measure(SMOKE, "draw", steps=1)
     assert set(row.seconds) == set(PARTS) and min(row.seconds.values()) > 0
     # The first of the products alone: patches of context and targets become tokens, forwards once, backwards once (the
     # pixels want no gradient).
@@ -26,7 +26,7 @@ def test_parts_are_timed_and_operations_counted():
     rows, columns = model["position_size"]
     embedding = 2 * 2 * latents * rows * columns * model["in_channels"] * width
     assert embedding < row.flops < 200 * embedding
-    assert count_flops(SMOKE, drawing=False) < row.flops
+    assert count_flops(SMOKE, "locate") < row.flops
 
 
 def test_a_matrix_product_is_timed():
@@ -40,8 +40,8 @@ def test_what_cannot_be_compared_is_refused(capsys):
     assert "expected a GPU out of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("drawing", [False, True])
-def test_counting_leaves_no_trace(drawing, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_counting_leaves_no_trace(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    count_flops(SMOKE, drawing)
+    count_flops(SMOKE, kind)
     assert not any(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.video import through_file
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.grounding import REACH, other_label
-from v4s_lib.evaluation.judges import LIMITS, Limits, largest_change, save_limits, view_distance
+from v4s_lib.evaluation.judges import Limits, largest_change, limits_file, save_limits, view_distance
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.weights import weights_digest
@@ -93,10 +93,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.calibrate", description=__doc__)
     parser.add_argument("--rooms", type=int, default=256, help="validation rooms (default: 256)")
     parser.add_argument("--reader", type=Path, help="folder of a reader (default: the shipped one)")
-    parser.add_argument("--out", type=Path, default=LIMITS)
+    parser.add_argument("--preset", default="small", help="whose clips are to be judged (default: small)")
+    parser.add_argument("--out", type=Path, help="default: where the preset's limits are looked for")
     args = parser.parse_args(arguments)
-    limits, gates = calibrate(get_preset("small"), load_reader(args.reader), args.rooms)
-    save_limits(limits, gates, args.out)
+    preset = get_preset(args.preset)
+    limits, gates = calibrate(preset, load_reader(args.reader), args.rooms)
+    save_limits(limits, gates, args.out or limits_file(preset.name))
     print(limits)
     for name, share in gates["sd"].items():
         print(f"SD: {share:.3f} of the {name} frames {'under 0.1' if name == 'ground truth' else 'above 0.2'}")

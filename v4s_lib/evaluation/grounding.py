@@ -13,7 +13,16 @@ from v4s_lib.data.instructions import grounding_instruction, object_name
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.camera import CameraFinder
-from v4s_lib.evaluation.judges import Limits, best_of, box_overlap, judge, load_limits, read_box, spatial_distance
+from v4s_lib.evaluation.judges import (
+    Limits,
+    best_of,
+    box_overlap,
+    judge,
+    limits_file,
+    load_limits,
+    read_box,
+    spatial_distance,
+)
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
@@ -106,14 +115,14 @@ def other_label(episode: GroundingEpisode) -> str:
 
 
 @lru_cache(maxsize=1)
-def shipped_judges() -> tuple[ObjectReader, Limits]:
-    """The reader and the limits that ship with the kit, checked and loaded once; ``ValueError`` if they do not fit."""
-    reader, limits = load_reader(), load_limits()
+def shipped_judges(preset: str) -> tuple[ObjectReader, Limits]:
+    """The reader and the limits for that preset, checked and loaded once; ``ValueError`` if they do not fit."""
+    reader, limits = load_reader(), load_limits(limits_file(preset))
     digest = weights_digest(reader)
     if limits.reader_sha256 != digest:
         raise ValueError(
             f"expected limits for reader {digest[:12]}, got some for {limits.reader_sha256[:12]}: "
-            "run python -m v4s_lib.evaluation.calibrate"
+            f"run python -m v4s_lib.evaluation.calibrate --preset {preset}"
         )
     return reader, limits
 
@@ -125,7 +134,7 @@ def score_grounding(
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
     clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples)
-    scores = judge_clips(clips | baselines(episode, frames), episode, *shipped_judges(), preset.task)
+    scores = judge_clips(clips | baselines(episode, frames), episode, *shipped_judges(preset.name), preset.task)
     scores["ours"]["object_shown"] = float(is_shown(episode.scan.instance[frames] == episode.item.instance))
     return scores
 

@@ -21,7 +21,7 @@ from v4s_lib.evaluation.reader import ObjectReader
 from v4s_lib.worlds.cameras import Camera
 from v4s_lib.worlds.raycast import render
 
-LIMITS = MANIFESTS / "results" / "judges.json"
+LIMITS = MANIFESTS / "results" / "judges.json"  # of preset small, and of smoke, whose clips are of its kind
 GATES = {"sd02": 0.2, "sd01": 0.1}
 JUDGED = 32  # rows of the frames that are compared, which the limits were set on; larger ones are averaged down
 SSIM = {"channel_axis": -1, "data_range": 1.0, "win_size": 15}  # pixels, nearly half of the height; our choice
@@ -39,11 +39,17 @@ class Limits:
     reader_sha256: str  # of the reader's parameters
 
 
+def limits_file(preset: str) -> Path:
+    """Where the limits of a preset are: its clips may be longer than those of ``small``, and change less."""
+    return LIMITS if preset in ("small", "smoke") else LIMITS.with_stem(f"{LIMITS.stem}_{preset}")
+
+
 def load_limits(path: Path = LIMITS) -> Limits:
     """The calibrated limits that ship with the kit."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected calibrated limits in {path}, got nothing there: run python -m v4s_lib.evaluation.calibrate"
+            f"expected calibrated limits in {path}, got nothing there: run "
+            "python -m v4s_lib.evaluation.calibrate, with the --preset that they are for"
         )
     return Limits(**json.loads(path.read_text())["limits"])
 

@@ -11,6 +11,7 @@ from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
+from v4s_lib.evaluation.judges import limits_file, load_limits
 from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, store_key, table
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
@@ -103,6 +104,7 @@ def run_experiment(
         workers: processes that share out the episodes, at most one for each.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
+    load_limits(limits_file(preset.name))  # both tasks are judged by them: refused before anything is sampled
     samples, workers = samples or experiment.samples, min(workers, episodes)
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     if workers > 1:

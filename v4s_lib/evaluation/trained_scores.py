@@ -99,7 +99,7 @@ def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str,
             guidance_scale=preset.guidance_scale,
             generator=torch.Generator().manual_seed(episode_seed(seed, index)),
         ).frames
-    return judge_clips(clips, episode, *shipped_judges(), preset.task)
+    return judge_clips(clips, episode, *shipped_judges(preset.name), preset.task)
 
 
 MEASURES: dict[str, tuple[Score, dict[str, str]]] = {  # how to score, and the units of what is compared

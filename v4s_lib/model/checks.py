@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from v4s_lib.model.outputs import ContextCache
 
+CELLS = (4, 8, 16, 32)  # pixels, of sight and finder: halved twice, and by half each
+
 
 def check_option(name: str, value: str | int | None, allowed: tuple) -> None:
     """Raise ``ValueError`` for an option that is none of those allowed."""
@@ -58,6 +60,12 @@ def check_parts(config) -> None:
             "expected a localizer and a vocabulary for a finder, got "
             f"localize_after {after} and {'no' if config.vocabulary is None else 'a'} vocabulary: set both"
         )
+    for patch in (config.see_places, config.find_words):
+        if patch is not None and (config.cell not in CELLS or patch % config.cell):
+            raise ValueError(
+                f"expected a cell of {', '.join(map(str, CELLS))} pixels, of which patches of {patch} hold whole ones, "
+                f"got {config.cell}: choose another"
+            )
     check_options(config)
 
 

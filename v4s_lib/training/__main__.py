@@ -10,6 +10,7 @@ from pathlib import Path
 
 from v4s_lib.command import command
 from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, arm_start
+from v4s_lib.training.checkpoints import latest_step
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
 
@@ -66,7 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     name = f"{preset.name}{'-first-frame-only' if args.no_context else ''}-seed{args.seed}"
     init = args.init if args.arm is None else arm_start(args.arm, preset.name, args.init)
     out = Path("runs") / name if args.arm is None else RUNS / f"{args.arm}-seed{args.seed}"
-    print(train(preset, args.out or out, args.seed, not args.restart, args.stop_at, args.minutes, init))
+    out = args.out or out
+    print(train(preset, out, args.seed, not args.restart, args.stop_at, args.minutes, init))
+    step = latest_step(out / "checkpoints")
+    if step < preset.steps:
+        print(f"step {step} of {preset.steps}: run the same command to go on", file=sys.stderr)
 
 
 if __name__ == "__main__":

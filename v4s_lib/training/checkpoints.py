@@ -78,6 +78,12 @@ def latest_checkpoint(root: Path) -> Path | None:
     return whole
 
 
+def latest_step(root: Path) -> int:
+    """The step of the newest complete checkpoint, 0 without one."""
+    places = list_checkpoints(root)
+    return json.loads((places[-1] / LIST).read_bytes())["step"] if places else 0
+
+
 def _is_whole(place: Path) -> bool:
     try:
         files = json.loads((place / LIST).read_bytes())["files"]

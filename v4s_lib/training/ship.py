@@ -36,6 +36,7 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
     """
     preset = get_preset(preset_name)
     place = _checkpoint(run)
+    _check_finished(place)
     stages = [_stage(folder, hardware) for folder in (*earlier, run)]
     model = ContextVideoTransformer(**preset.model)
     load_average(model, place)
@@ -65,6 +66,16 @@ def _checkpoint(run: Path) -> Path:
     if place is None:
         raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none: train first")
     return place
+
+
+def _check_finished(place: Path) -> None:
+    """Refuse a checkpoint from the middle of a training."""
+    state = json.loads((place / "run.json").read_text())
+    if state["step"] < state["contract"]["steps"]:
+        raise ValueError(
+            f"expected a training that has ended, got {place} of step {state['step']} of "
+            f"{state['contract']['steps']}: run the training's command again, until all steps are done"
+        )
 
 
 def _stage(run: Path, hardware: str) -> dict[str, Any]:

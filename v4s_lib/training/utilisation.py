@@ -1,9 +1,10 @@
 """``python -m v4s_lib.training.utilisation --preset small``: what a training step's time goes into.
 
-The parts of a few steps are timed, the device waited for after each: rooms are rendered, the loss is computed, its
-gradients, the update. A step's operations are counted by torch, once, without compiling. The model FLOPs utilisation is
-those of loss and gradients, over the step's whole time, as a share of a peak: of a large matrix product, measured in
-turns with the steps, or of a kind of GPU (``--gpu h200``).
+There are three kinds of steps: those that teach to locate, the first that draw, which are told where frames stand, and
+the last, which work it out. The parts of a few of each are timed, the device waited for after each: rooms are rendered,
+the loss is computed, its gradients, the update. A step's operations are counted by torch, once, without compiling. The
+model FLOPs utilisation is those of loss and gradients, over the step's whole time, as a share of a peak: of a large
+matrix product, measured in turns with the steps, or of a kind of GPU (``--gpu h200``).
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -29,6 +31,7 @@ from v4s_lib.training.processor import fast_attention, precision
 
 PARTS = ("rooms", "loss", "gradients", "update")
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed: large enough to reach the peak
+KINDS = ("locate", "draw, told where", "draw")
 WARM = 2  # steps that are not counted: the first compiles
 
 
@@ -36,7 +39,7 @@ WARM = 2  # steps that are not counted: the first compiles
 class Utilisation:
     """Of one kind of step: medians."""
 
-    kind: str  # "locate" or "draw"
+    kind: str  # of KINDS
     seconds: dict[str, float]  # of each part
     flops: float  # of loss and gradients
     peak: float  # FLOP a second, of a matrix product
@@ -68,24 +71,25 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / timed(device, torch.mm, matrix, matrix)[0]
 
 
-def count_flops(preset: Preset, drawing: bool) -> float:
+def count_flops(preset: Preset, kind: str) -> float:
     """Operations of one step's loss and gradients: of matrix products, convolutions and attention."""
-    run = _begin(replace(preset, compile=False), drawing)
+    run = _begin(replace(preset, compile=False), kind, 1)
     sample = run.rooms()
-    with FlopCounterMode(display=False) as counter:
+    # Attention is written out, for torch does not count a CPU's fused kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run.accelerator.backward(run.loss(sample))
     return float(counter.get_total_flops())
 
 
-def measure(preset: Preset, drawing: bool, steps: int) -> Utilisation:
-    """Time ``steps`` steps that draw, or else such that locate, at the beginning of each."""
-    flops, run = count_flops(preset, drawing), _begin(preset, drawing)
+def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
+    """Time ``steps`` steps of one kind."""
+    flops, run = count_flops(preset, kind), _begin(preset, kind, WARM + steps)
     device = run.accelerator.device
     dtype = torch.bfloat16 if run.accelerator.mixed_precision == "bf16" else torch.float32
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
     peaks = []
     with fast_attention(run.accelerator):
-        for number in tqdm(range(WARM + steps), desc="draw" if drawing else "locate"):
+        for number in tqdm(range(WARM + steps), desc=kind):
             taken = {}
             taken["rooms"], sample = timed(device, run.rooms)
             taken["loss"], loss = timed(device, run.loss, sample)
@@ -96,14 +100,15 @@ def measure(preset: Preset, drawing: bool, steps: int) -> Utilisation:
                 for part, value in taken.items():
                     seconds[part].append(value)
     medians = {part: statistics.median(values) for part, values in seconds.items()}
-    return Utilisation("draw" if drawing else "locate", medians, flops, statistics.median(peaks))
+    return Utilisation(kind, medians, flops, statistics.median(peaks))
 
 
-def _begin(preset: Preset, drawing: bool) -> Run:
-    """A run at its first step that draws, or at its first; nothing is written."""
+def _begin(preset: Preset, kind: str, steps: int) -> Run:
+    """A run before the first steps of a kind, or before the last of those that draw untold; it writes nothing."""
+    preset = replace(preset, steps=max(preset.steps, preset.locate_steps + steps))
     with TemporaryDirectory() as folder:
         run = Run(preset, Path(folder), 0, Accelerator(mixed_precision=precision(preset.mixed_precision)), None)
-    run.step = preset.locate_steps if drawing else 0
+    run.step = dict(zip(KINDS, (0, preset.locate_steps, preset.steps - steps), strict=True))[kind]
     return run
 
 
@@ -134,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(f"expected 1 step or more, got {args.steps}: ask for some")
     if args.gpu is not None:
         get_gpu(args.gpu)
-    print(table([measure(preset, drawing, args.steps) for drawing in (False, True)], args.gpu))
+    print(table([measure(preset, kind, args.steps) for kind in KINDS], args.gpu))
 
 
 if __name__ == "__main__":
