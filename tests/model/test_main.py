@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.model.drawn import randn
 from tests.model.tiny_wan import save_pipeline
@@ -15,6 +16,7 @@ from v4s_lib.data.episodes import flip_axes
 from v4s_lib.data.video import read_frames, write_video
 from v4s_lib.model.__main__ import main, read_path, read_start
 from v4s_lib.model.stock import load_stock
+from v4s_lib.model.wan import main as save
 from v4s_lib.model.wan import wan_pipeline
 
 SAID = "the camera moves smoothly in a room"
@@ -97,3 +99,25 @@ def test_bad_input_gives_one_sentence_and_no_file(place, tmp_path, capsys, name)
     printed = [line for line in capsys.readouterr().err.splitlines() if line and "it/s" not in line]
     assert len(printed) == 1 and re.match(sentence, printed[0])
     assert not list(tmp_path.iterdir()) and not (place / "video.gif").exists()
+
+
+def test_wans_parts_and_trained_weights_become_one_pipeline(place, tmp_path, capsys):
+    arguments = [str(place / "wan"), "--weights", str(place / "trained"), "--out", str(tmp_path / "pipeline")]
+    assert save([*arguments, "--dtype", "float32"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "pipeline")
+    for part in ("transformer", "codec", "text_encoder"):
+        names = [file.name for file in (place / "pipeline" / part).glob("*.safetensors")]
+        assert names
+        for name in names:
+            one, other = (load_file(folder / part / name) for folder in (place / "pipeline", tmp_path / "pipeline"))
+            assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert save(arguments) == 0  # by itself in half the memory
+    stored = load_file(next((tmp_path / "pipeline" / "transformer").glob("*.safetensors")))
+    assert torch.bfloat16 in {value.dtype for value in stored.values()}
+
+
+def test_a_wan_folder_without_its_parts_is_refused(place, tmp_path, capsys):
+    assert save([str(tmp_path), "--weights", str(place / "trained"), "--out", str(tmp_path / "pipeline")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("expected ") and said.count("\n") == 1
+    assert not (tmp_path / "pipeline").exists()

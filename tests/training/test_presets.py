@@ -57,6 +57,11 @@ def test_a_preset_is_changed_by_copy():
         changed.steps = 8
 
 
+def test_the_full_scale_is_pointed_to_its_own_command():
+    with pytest.raises(ValueError, match="got 'full': .* python -m v4s_lib.training.finetune --scale full$"):
+        get_preset("full")
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="^expected a preset out of .*smoke.*, got 'huge': choose one of them$"):
         get_preset("huge")

@@ -20,9 +20,7 @@ from v4s_lib.data.fitting import fit_frames
 from v4s_lib.data.video import count_frames, read_frames, write_video
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.model.wan import wan_pipeline
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from v4s_lib.model.wan import DTYPES, wan_pipeline
 
 
 def read_path(file: Path) -> Tensor:

@@ -175,6 +175,11 @@ PRESETS = {preset.name: preset for preset in (SMOKE, SMALL, BASE)}
 
 def get_preset(name: str, **changes: Any) -> Preset:
     """The preset of that name, with fields replaced by ``changes``."""
+    if name == "full":
+        raise ValueError(
+            "expected a preset that trains on rendered rooms, got 'full': that scale trains from a latent cache, with "
+            "python -m v4s_lib.training.finetune --scale full"
+        )
     if name not in PRESETS:
         raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, got {name!r}: choose one of them")
     return replace(PRESETS[name], **changes)
