@@ -9,7 +9,16 @@ from safetensors.torch import load_file, save_file
 from tests.model.drawn import randn
 from tests.training.tiny_cache import MODEL, SCALE
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training.adapters import FILE, adapter_config, add_adapters, load_adapters, main, save_adapters
+from v4s_lib.training.adapters import (
+    BASE,
+    FILE,
+    adapter_config,
+    add_adapters,
+    base_of,
+    load_adapters,
+    main,
+    save_adapters,
+)
 from v4s_lib.training.full import SCALES
 from v4s_lib.training.sharding import trained
 
@@ -24,10 +33,10 @@ INPUTS = {
 }
 
 
-def base() -> ContextVideoTransformer:
+def base(seed: int = 0, way: str = "one_way") -> ContextVideoTransformer:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ContextVideoTransformer(**MODEL).eval()
+        torch.manual_seed(seed)
+        return ContextVideoTransformer(**MODEL, context_attention=way).eval()
 
 
 def output(model: ContextVideoTransformer) -> torch.Tensor:
@@ -39,9 +48,10 @@ def output(model: ContextVideoTransformer) -> torch.Tensor:
 def saved(tmp_path) -> Path:
     """Adapters and new parts of random values."""
     model = base()
+    trained_on = base_of(model)
     add_adapters(model, adapter_config(2))
     tensors = {name: 0.2 * randn(*value.shape, seed=i) for i, (name, value) in enumerate(trained(model).items())}
-    save_adapters(tmp_path, adapter_config(2), tensors)
+    save_adapters(tmp_path, adapter_config(2), tensors, trained_on)
     return tmp_path
 
 
@@ -78,12 +88,36 @@ def test_the_command_writes_a_plain_model(saved, monkeypatch, capsys):
     assert "expected a free place for the weights, got the existing" in capsys.readouterr().err
 
 
+def test_adapters_go_into_no_other_model_than_theirs(saved, monkeypatch, capsys):
+    sentence = f"^expected the model that the adapters in {saved} were trained on, got one with another {{}}: load them"
+    with pytest.raises(ValueError, match=sentence.format("context_attention")):
+        load_adapters(saved, base(way="two_way"))
+    with pytest.raises(ValueError, match=sentence.format("frozen_weights")):
+        load_adapters(saved, base(seed=1))
+    with torch.no_grad():
+        other = base()
+        other.blocks[2].norm2.bias[0] += 1e-6  # one value that no adapter touches
+        with pytest.raises(ValueError, match=sentence.format("frozen_weights")):
+            load_adapters(saved, other)
+        same = base()
+        same.role_embedding += 1.0  # a new part, which was trained: it comes with the adapters
+        load_adapters(saved, same)
+    monkeypatch.setitem(SCALES, SCALE.name, SCALE)
+    base(seed=1).save_pretrained(saved / "other")
+    asked = [str(saved), "--scale", SCALE.name, "--weights", str(saved / "other"), "--out", str(saved / "merged")]
+    assert main(asked) == 2
+    error = capsys.readouterr().err
+    assert "got one with another frozen_weights: load them into that model" in error and error.count("\n") == 1
+    assert not (saved / "merged").exists()
+
+
 def test_adapters_load_strictly(saved):
     tensors = load_file(saved / FILE)
     tensors["another"] = tensors.pop("role_embedding")
     save_file(tensors, saved / FILE)
     with pytest.raises(ValueError, match=r"missing \['role_embedding'\] and unexpected \['another'\]"):
         load_adapters(saved, base())
-    (saved / FILE).unlink()
-    with pytest.raises(FileNotFoundError, match="^expected adapter_model.safetensors in .*, got no such file: train"):
-        load_adapters(saved, base())
+    for name in (BASE, FILE):
+        (saved / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"^expected {name} in .*, got no such file: train with --lora"):
+            load_adapters(saved, base())

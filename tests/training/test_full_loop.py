@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
 
@@ -22,10 +21,8 @@ from tests.training.many import finish, run, start
 from tests.training.tiny_cache import SCALE
 from v4s_lib.data.files import sha256
 from v4s_lib.data.instructions import NAVIGATION
-from v4s_lib.model.stock import load_stock
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import WEIGHTS
-from v4s_lib.training.adapters import FILE, load_adapters
 from v4s_lib.training.checkpoints import list_checkpoints
 from v4s_lib.training.finetune import main
 from v4s_lib.training.full import SCALES
@@ -193,44 +190,6 @@ def test_a_process_alone_and_without_a_bar_says_what_is_left_out_and_no_more(cac
     started = start(_quietly, (cache, tmp_path / "out"), errors=tmp_path / "errors")
     assert finish(started) == [0]
     assert (tmp_path / "errors").read_text() == 2 * "3 scans to draw from; too short: 1, such as short\n"
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory) -> Path:
-    """A WanTransformer3DModel of the scale's sizes, as diffusers saves it."""
-    folder = tmp_path_factory.mktemp("stock")
-    torch.manual_seed(0)
-    sizes = {name: value for name, value in SCALE.model.items() if name != "pose_encoding"}
-    WanTransformer3DModel(**sizes).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def adapted(cache, stock, tmp_path_factory) -> Path:
-    """Stock weights with adapters of rank 2, four steps in one process."""
-    out = tmp_path_factory.mktemp("adapted")
-    fast = replace(SCALE, learning_rate=1e-2)
-    run(finetune, (Job(fast, cache, out, stock, lora=2, save_every=2),))
-    return out
-
-
-def test_adapters_resume_in_shards_and_merge(adapted, cache, stock, tmp_path):
-    out = shutil.copytree(adapted, tmp_path / "out")
-    shutil.rmtree(out / "checkpoints" / "checkpoint-0000004")
-    shutil.rmtree(out / "adapters")
-    job = Job(replace(SCALE, learning_rate=1e-2), cache, out, stock, lora=2, save_every=2)
-    run(finetune, (job,), processes=2, sharded=True)
-    assert losses(out) == pytest.approx(losses(adapted), rel=1e-4)
-    tensors, expected = (load_file(place / "adapters" / FILE) for place in (out, adapted))
-    assert tensors.keys() == expected.keys()
-    for name, value in tensors.items():
-        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-3)
-    assert losses(out)[-2] < losses(out)[0]  # it learns
-    base = load_stock(stock, pose_encoding="c2w_12")
-    assert any(value.any() for name, value in tensors.items() if "lora_B" in name)
-    merged = load_adapters(out / "adapters", load_stock(stock, pose_encoding="c2w_12")).merge_and_unload()
-    assert merged.state_dict().keys() == base.state_dict().keys()
-    assert not torch.equal(merged.blocks[0].ffn.net[2].weight, base.blocks[0].ffn.net[2].weight)
 
 
 def test_other_settings_do_not_go_on(whole, cache, tmp_path):

@@ -87,7 +87,7 @@ def test_frozen_weights_in_bf16_change_no_loss_and_no_gradient():
 
 def test_adapters_train_in_bf16_near_fp32(cache, tmp_path):
     for precision in ("no", "bf16"):
-        scale = replace(SCALE, mixed_precision=precision, learning_rate=1e-2)
+        scale = replace(SCALE, mixed_precision=precision, lora_learning_rate=1e-2)
         run(finetune, (Job(scale, cache, tmp_path / precision, lora=2),))
     assert losses(tmp_path / "bf16")[::2] == pytest.approx(losses(tmp_path / "no")[::2], rel=0.02)
     assert losses(tmp_path / "bf16") != losses(tmp_path / "no")

@@ -1,6 +1,8 @@
 """The plan's formulas against counted operations and measured bytes, and the paper's setting from first principles."""
 
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.training.many import run
+from tests.training.tiny_cache import SCALE
 from tests.training.tiny_jobs import EVERY, WAYS, WITHIN, build, loss_of, rows_of_square
 from v4s_lib.training import costs
 from v4s_lib.training.costs import Job
 from v4s_lib.training.full import BASE_LIKE, FULL, TINY, WAN_AUTOENCODER, WAN_TRANSFORMER, latents_of
+from v4s_lib.training.full_loop import Job as TrainingJob
+from v4s_lib.training.full_loop import finetune
 from v4s_lib.training.plan import GPUS, Plan, count_parameters, main, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,10 +128,28 @@ def test_a_step_of_sampling_reuses_a_one_way_context():
 # The plan and its command.
 
 
+def _count_a_step(job: TrainingJob, file: Path) -> None:
+    """Write the operations of one step of training; attention written out, so that it is counted."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        finetune(job, stop_at=1, progress=False)
+    file.write_text(str(counter.get_total_flops()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked as on Unix")
+@WAYS
+def test_the_plan_prices_the_step_that_is_trained(cache, tmp_path, way):
+    """Seconds at full peak, times that peak; without checkpointing an eighth less is counted."""
+    scale = replace(SCALE, tail_latents=0)  # targets without a box, as everything in the cache
+    job = TrainingJob(scale, cache, tmp_path / "out", context_attention=way)
+    run(_count_a_step, (job, tmp_path / "counted"))
+    plan = make_plan(scale, way, 1, GPUS["h100"], utilisation=1.0)
+    assert plan.step_seconds * GPUS["h100"].peak == pytest.approx(int((tmp_path / "counted").read_text()), rel=0.03)
+
+
 def test_states_are_shared_out_and_time_shrinks():
     one, eight = (make_plan(FULL, "two_way", count, GPUS["h100"]) for count in (1, 8))
     assert one.states["weights"] == pytest.approx(8 * eight.states["weights"]) == 4 * 5_000_998_080
-    assert not one.fits(True) and eight.fits(True) and not eight.fits(False) and eight.checkpointing
+    assert not one.fits(True) and eight.fits(True) and not eight.fits(False)
     assert one.step_seconds == pytest.approx(8 * eight.step_seconds)
     operations = 64 * costs.training_flops(eight.job, checkpointing=True)
     assert eight.step_seconds == pytest.approx(operations / (8 * 989.4e12 * 0.4))
@@ -139,7 +163,7 @@ def test_the_document_says_what_the_plan_says():
     text = " ".join((ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8").split())
     assert (
         f"{tokens:,} tokens a sample, {plain:.0f} TFLOP a training sample ({checkpointed:.0f} with gradient "
-        f"checkpointing), {plan.total(plan.checkpointing) / 1e9:.0f} GB on each of eight GPUs."
+        f"checkpointing), {plan.total() / 1e9:.0f} GB on each of eight GPUs."
     ) in text
 
 
@@ -152,7 +176,17 @@ def test_the_command_prints_a_table(capsys):
     printed = capsys.readouterr().out
     assert "| quantity | two_way | one_way |" in printed and "| tokens of a context | 80 | 80 |" in printed
     plan: Plan = make_plan(TINY, "two_way", 2, GPUS["rtx4090"])
-    assert f"{plan.wan_parameters:,}" in printed and "not needed" in printed
+    assert f"{plan.wan_parameters:,}" in printed and plan.fits(False)
+    repeated, once = (costs.training_flops(plan.job, on) / 1e12 for on in (True, False))
+    assert f"| training step, a sample | {repeated:.4g} TFLOP |" in printed
+    assert f"| the same, without checkpointing | {once:.4g} TFLOP |" in printed
+    assert f"| in all, without checkpointing | {plan.total(False) / 1e9:.1f} GB (would fit) |" in printed
+
+
+def test_time_is_with_checkpointing_even_where_it_would_fit_without():
+    plan = make_plan(BASE_LIKE, "two_way", 1, GPUS["h200"])
+    assert plan.fits(False) and plan.total() < plan.total(False)
+    assert plan.step_seconds == pytest.approx(32 * costs.training_flops(plan.job, True) / (989.4e12 * 0.4))
 
 
 @pytest.mark.parametrize(

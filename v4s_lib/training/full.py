@@ -63,7 +63,9 @@ class FullScale:
     tail_latents: int = 5  # the box's 20 frames; PAPER.md §5, measured
     gap: int = 50  # latents on either side of the target that hold no context; PAPER.md §3, measured
     text_tokens: int = 512  # WAN
-    targets: int = 1  # that share a context in training; 1 is the paper's likely way, more pays with one_way
+    # That share a context in training; 1 is the paper's likely way, more pays with one_way. ``finetune`` trains one
+    # target a context so far: with more, the plan says what it would buy.
+    targets: int = 1
     drop_all: float = 0.1  # share of samples without text, pose and context; our choice
     drop_instruction: float = 0.1  # share of samples without text and pose alone; our choice
     grounding: float = 0.5  # share of steps whose targets end on an object, where curation left both kinds; our choice
@@ -71,6 +73,7 @@ class FullScale:
     batch: int = 64  # targets an optimizer step, over all GPUs; our choice
     steps: int = 10_000  # our choice
     learning_rate: float = 1e-5  # AdamW, all weights; our choice
+    lora_learning_rate: float = 1e-4  # AdamW, adapters (and new parts) alone; our choice
     betas: tuple[float, float] = (0.9, 0.95)  # our choice
     weight_decay: float = 0.01  # our choice
     warmup: int = 500  # steps; our choice

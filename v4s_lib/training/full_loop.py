@@ -27,7 +27,7 @@ from v4s_lib.data.files import sha256
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.weights import weights_digest
-from v4s_lib.training.adapters import adapter_config, add_adapters, hold_frozen, save_adapters
+from v4s_lib.training.adapters import adapter_config, add_adapters, base_of, hold_frozen, save_adapters
 from v4s_lib.training.cached import INDEX, CachedLatents
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.full import FullScale
@@ -56,6 +56,11 @@ class Job:
     save_every: int = 250  # steps
     together: int = 1  # samples that a process computes at once
     windows: Path | None = None  # curated targets that the cache was encoded with; None draws them wherever they fit
+
+    @property
+    def learning_rate(self) -> float:
+        """Of all weights, or of adapters."""
+        return self.scale.learning_rate if self.lora is None else self.scale.lora_learning_rate
 
 
 def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Path:
@@ -125,16 +130,17 @@ class _Run:
             )
         torch.manual_seed(job.seed)
         self.model = starting_model(self.scale, job.context_attention, job.weights)
-        self.origin = weights_digest(self.model.proj_out)
+        self.base = None if self.config is None else base_of(self.model)
+        self.origin = weights_digest(self.model.proj_out) if self.base is None else self.base["frozen_weights"]
         if self.config is not None:
             adapted = add_adapters(self.model, self.config)
             if self.scale.mixed_precision == "bf16" and not is_sharded():
                 hold_frozen(adapted, torch.bfloat16)
-        self.model.train().enable_gradient_checkpointing()
+        self.model.train().enable_gradient_checkpointing()  # always, as the plan counts
         self.called = prepare(self.model, self.accelerator)
         self.parameters = trained(self.model)
         moving = {"betas": self.scale.betas, "weight_decay": self.scale.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.scale.learning_rate, **moving)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=job.learning_rate, **moving)
         decay = self.scale.ema_decay
         self.average = EMAModel(self.parameters.values(), decay=decay, use_ema_warmup=True, power=0.9)
         share = self.scale.batch // processes
@@ -145,7 +151,7 @@ class _Run:
 
     def train_step(self, interrupt: Interrupt) -> tuple[float, bool]:
         """One optimizer step; returns its loss, and whether Ctrl-C was pressed in any process."""
-        rate = self.scale.learning_rate * min(1.0, (self.step + 1) / max(1, self.scale.warmup))
+        rate = self.job.learning_rate * min(1.0, (self.step + 1) / max(1, self.scale.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = torch.zeros((), device=self.accelerator.device)
@@ -228,7 +234,7 @@ class _Run:
         tensors = gathered(dict(zip(self.parameters, self.average.shadow_params, strict=True)), self.first)
         place = self.job.out / ("weights" if self.config is None else "adapters")
         if self.first and self.config is not None:
-            write_folder(place, lambda folder: save_adapters(folder, self.config, tensors))
+            write_folder(place, lambda folder: save_adapters(folder, self.config, tensors, self.base))
         elif self.first:
             with torch.device("meta"):
                 model = ContextVideoTransformer.from_config(self.model.config)

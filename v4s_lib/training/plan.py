@@ -8,12 +8,14 @@ enters besides, and is no formula: the share of the peak that is reached (``--ut
 **Memory of one GPU.** All weights are trained, launched with ``fsdp2.yaml``; copies (``ddp.yaml``) and adapters
 (``--lora``) are not planned. Weights, gradients, Adam's moments and the average are fp32 and shared out over all GPUs.
 Computing is in bf16: of two blocks, one in use and one on its way, the whole weights are there, and of one the
-gradients. Activations, and the gradients on their way, are those of one sample at the worst moment (see
-``activations``), without gradient checkpointing or with it. A tenth of the memory is left for the working memory of
-operations, buffers of the network and fragments.
+gradients ("gathered blocks"). That follows from how FSDP2 works; no measurement stands behind it. Activations, and the
+gradients on their way, are those of one sample at the worst moment (see ``activations``). ``finetune`` always uses
+gradient checkpointing, so that is what is planned; what would be without it is told beside it. A tenth of the memory is
+left for the working memory of operations, what is gathered outside of blocks, buffers of the network and fragments.
 
 **Time.** Operations of a step / (GPUs x peak x utilisation). Utilisation is of the operations that are executed, those
-that checkpointing repeats included. Encoding to latents, validation and loading are not in it.
+that checkpointing repeats included; a test counts them in a step of ``finetune``. Encoding to latents, validation and
+loading are not in it.
 """
 
 import argparse
@@ -62,18 +64,17 @@ class Plan:
     new_parameters: int
     states: dict[str, float]
     blocks: float  # bytes of the gathered blocks
-    activations: float
+    activations: float  # without checkpointing, which no training does
     checkpointed: float
     memory: float  # bytes of the GPU
-    checkpointing: bool  # whether the plan uses it
     step_seconds: float
     gpu_hours: float
 
-    def total(self, checkpointing: bool) -> float:
-        """Bytes in all."""
+    def total(self, checkpointing: bool = True) -> float:
+        """Bytes in all, as ``finetune`` trains or without checkpointing."""
         return sum(self.states.values()) + self.blocks + (self.checkpointed if checkpointing else self.activations)
 
-    def fits(self, checkpointing: bool) -> bool:
+    def fits(self, checkpointing: bool = True) -> bool:
         """Whether that leaves the reserve free."""
         return self.total(checkpointing) <= (1 - RESERVE) * self.memory
 
@@ -112,28 +113,21 @@ def make_plan(scale: FullScale, way: str, gpus: int, gpu: Gpu, utilisation: floa
         raise ValueError(f"expected a utilisation above 0, up to 1, got {utilisation}: give a share of the peak")
     wan, new = costs.parameters(job)
     states = {name: count / gpus for name, count in costs.state_bytes(wan + new).items()}
-    # A single GPU shares nothing out, but in FSDP its bf16 copies are gathered in the same way.
+    # A single GPU shares nothing out, but in FSDP its bf16 copies are gathered in the same way. Reasoned, not measured.
     blocks = 3 * 2 * costs.block_parameters(job)
     peaks = (activations.peak(job, False), activations.peak(job, True))
-    plan = Plan(job, wan, new, states, blocks, *peaks, gpu.memory, False, 0.0, 0.0)
-    checkpointing = not plan.fits(False)
-    step = costs.training_flops(job, checkpointing) * scale.batch / scale.targets
+    step = costs.training_flops(job, checkpointing=True) * scale.batch / scale.targets
     seconds = step / (gpus * gpu.peak * utilisation)
     hours = seconds * scale.steps * gpus / 3600
-    return replace(plan, checkpointing=checkpointing, step_seconds=seconds, gpu_hours=hours)
-
-
-def _fit(plan: Plan, checkpointing: bool) -> str:
-    verdict = "fits" if plan.fits(checkpointing) else "does not fit"
-    return f"{plan.total(checkpointing) / GB:,.1f} GB ({verdict})"
+    return Plan(job, wan, new, states, blocks, *peaks, gpu.memory, seconds, hours)
 
 
 def rows_of(plan: Plan, scale: FullScale, price: float) -> dict[str, str]:
     """The table's rows for one plan: quantity to value."""
     job = plan.job
     sampling = costs.sampling_flops(job, scale.inference_steps, scale.guidance_scale != 1)
-    possible = plan.fits(plan.checkpointing)
-    hours = plan.gpu_hours
+    possible, hours = plan.fits(), plan.gpu_hours
+    would = "would fit" if plan.fits(False) else "would not fit"
     return {
         "parameters of Wan's parts": f"{plan.wan_parameters:,}",
         "parameters of new parts": f"{plan.new_parameters:,}",
@@ -141,19 +135,18 @@ def rows_of(plan: Plan, scale: FullScale, price: float) -> dict[str, str]:
         "tokens of a context": f"{job.context_tokens:,}",
         "tokens of a target": f"{job.target_tokens:,}",
         "forward, a sample": f"{costs.forward_flops(job) / TERA:,.4g} TFLOP",
-        "training step, a sample": f"{costs.training_flops(job) / TERA:,.4g} TFLOP",
-        "the same, with checkpointing": f"{costs.training_flops(job, True) / TERA:,.4g} TFLOP",
+        "training step, a sample": f"{costs.training_flops(job, True) / TERA:,.4g} TFLOP",
+        "the same, without checkpointing": f"{costs.training_flops(job) / TERA:,.4g} TFLOP",
         f"a generated video, {scale.inference_steps} steps": f"{sampling / 1e15:,.4g} PFLOP",
         "weights, fp32": f"{plan.states['weights'] / GB:,.2f} GB",
         "gradients, fp32": f"{plan.states['gradients'] / GB:,.2f} GB",
         "Adam's moments, fp32": f"{plan.states['moments'] / GB:,.2f} GB",
         "average of the weights, fp32": f"{plan.states['average'] / GB:,.2f} GB",
         "gathered blocks, bf16": f"{plan.blocks / GB:,.2f} GB",
-        "activations": f"{plan.activations / GB:,.2f} GB",
-        "activations, with checkpointing": f"{plan.checkpointed / GB:,.2f} GB",
-        "in all": _fit(plan, False),
-        "in all, with checkpointing": _fit(plan, True),
-        "checkpointing": "needed" if plan.checkpointing else "not needed",
+        "activations": f"{plan.checkpointed / GB:,.2f} GB",
+        "activations, without checkpointing": f"{plan.activations / GB:,.2f} GB",
+        "in all": f"{plan.total() / GB:,.1f} GB ({'fits' if possible else 'does not fit'})",
+        "in all, without checkpointing": f"{plan.total(False) / GB:,.1f} GB ({would})",
         f"a step of {scale.batch} targets": f"{plan.step_seconds:,.3g} s" if possible else "-",
         f"{scale.steps:,} steps": f"{hours:,.1f} GPU hours" if possible else "-",
         "price": f"{hours * price:,.0f}" if possible else "-",
@@ -175,7 +168,7 @@ def table(scale: FullScale, gpus: int, gpu: Gpu, utilisation: float, price: floa
         f"{scale.target_latents} target latents of {scale.tokens_a_latent} tokens; "
         f"targets that share a context: {scale.targets}",
         f"{gpus} x {gpu.name}: {gpu.peak / TERA:,.4g} TFLOP/s peak, {gpu.memory / GB:,.0f} GB each; "
-        f"utilisation {utilisation:g}; {price:g} a GPU hour",
+        f"utilisation {utilisation:g}; {price:g} a GPU hour; with gradient checkpointing, as finetune trains",
         "",
         f"| quantity | {' | '.join(plans)} |",
         "|---|---|---|",
@@ -193,7 +186,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", default="full", help=f"one of {', '.join(SCALES)} (default: full)")
     parser.add_argument("--gpus", type=int, default=8, help="how many (default: 8)")
     parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(GPUS)} (default: h100)")
-    parser.add_argument("--targets", type=int, help="targets that share a context (default: the scale's)")
+    parser.add_argument(
+        "--targets",
+        type=int,
+        help="targets that share a context (default: the scale's). finetune trains one target a context so far: more "
+        "shows what that would buy",
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the scale's)")
     parser.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the peak that is reached (default: 0.4, our choice)"
