@@ -17,6 +17,17 @@ def server(monkeypatch):
     server.stop()
 
 
+@pytest.fixture
+def hub(server, monkeypatch) -> dict[str, str]:
+    """What a manifest says of a model on the hub, which is the server."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    return {"access": "hub", "repo_id": "owner/name", "revision": "a" * 40}
+
+
 @pytest.fixture(scope="session")
 def room() -> Room:
     return make_room()

@@ -1,9 +1,11 @@
-"""A real server on this machine that misbehaves in every way we know, and a download from it."""
+"""A real server on this machine that misbehaves in every way we know, and downloads from it."""
 
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import yaml
 
 from v4s_lib.data.download import Retry, fetch_file
 
@@ -137,6 +139,17 @@ class Handler(BaseHTTPRequestHandler):
     def redirects_away(self):
         self.start(302, 0, Location=self.server.away)
 
+    def links(self):
+        """Sends on as the hub does for a large file: with its size and sha256, whatever the other place has."""
+        said = self.server.linked
+        self.start(302, 0, Location=self.server.away or "/elsewhere", ETag='"of the answer"', **said)
+
+    def tells_itself(self):
+        """The file at once, with headers as those of the hub that are wrong."""
+        wrong = {"X_Linked_Etag": f'"{"0" * 64}"', "X_Linked_Size": 7}
+        self.start(200, len(self.server.body), ETag=self.server.etag, **wrong)
+        self.wfile.write(self.server.body)
+
     def rate_limits(self):
         self.start(429, 0, Retry_After="1")
 
@@ -165,6 +178,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.away = BODY, '"one"', ""
+        self.linked = {"X_Linked_Size": len(BODY), "X_Linked_Etag": f'"{DIGEST}"'}
         self.answers, self.log, self.closing = ["good"], [], threading.Event()
         self.meeting = threading.Barrier(1)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -191,6 +205,14 @@ def get(server: Server, path: Path, size=True, sha256=True, **options) -> Path:
         DIGEST if sha256 else None,
         **({"terms": "accept the terms at the homepage.", "progress": False, "retry": QUICK} | options),
     )
+
+
+def manifest(tmp_path: Path, files: list[dict], **changes) -> Path:
+    """Write one with these files."""
+    content = {"name": "set", "title": "A set", "licence": "MIT", "citation": "Us", "homepage": "none"}
+    path = tmp_path / "set.yaml"
+    path.write_text(yaml.safe_dump(content | {"access": "http", "files": files} | changes))
+    return path
 
 
 def ranges(server: Server) -> list[str | None]:

@@ -1,14 +1,13 @@
 """Downloads of manifests: what is kept, what is refused, and what a file without a sha256 is held to."""
 
 import json
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 import yaml
 from filelock import FileLock
 
-from tests.data.faulty_server import BODY, DIGEST, QUICK, Server, get
+from tests.data.faulty_server import BODY, DIGEST, QUICK, Server, get, manifest
 from v4s_lib.data.download import LOCK, RECEIVED, Retry, fetch_file, fetch_manifest, main
 
 
@@ -56,6 +55,7 @@ def test_without_a_sha256_what_came_first_must_stay(server, tmp_path):
     path = get(server, tmp_path / "file", size=False, sha256=False)
     record = json.loads((tmp_path / RECEIVED).read_text())["file"]
     assert (record["size"], record["sha256"], record["url"]) == (len(BODY), DIGEST, f"{server.url}/file")
+    assert record["sha256_from"] == "first download"
     assert get(server, path, size=False, sha256=False, offline=True) == path
 
     server.body = BODY[::-1]
@@ -86,13 +86,6 @@ def test_a_broken_record_is_refused(server, tmp_path):
 
 
 # Manifests
-
-
-def manifest(tmp_path: Path, files: list[dict], **changes) -> Path:
-    content = {"name": "set", "title": "A set", "licence": "MIT", "citation": "Us", "homepage": "none"}
-    path = tmp_path / "set.yaml"
-    path.write_text(yaml.safe_dump(content | {"access": "http", "files": files} | changes))
-    return path
 
 
 def entry(server: Server, path: str, **changes) -> dict:
@@ -135,15 +128,9 @@ def test_an_error_stops_the_others_and_a_second_run_goes_on(server, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_the_hub_gets_the_login_and_the_revision(server, tmp_path, monkeypatch, kind):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+def test_the_hub_gets_the_login_and_the_revision(server, hub, tmp_path, monkeypatch, kind):
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    files = [{"path": "a/b.bin", "size": len(BODY), "sha256": DIGEST}]
-    hub = {"access": "hub", "repo_id": "owner/name", "revision": "a" * 40, "repo_type": kind}
+    files, hub = [{"path": "a/b.bin", "size": len(BODY), "sha256": DIGEST}], hub | {"repo_type": kind}
     fetch_manifest(manifest(tmp_path, files, **hub), tmp_path / "out", progress=False, retry=QUICK)
     path, headers = server.log[0]
     assert path == f"/{'datasets/' * (kind == 'dataset')}owner/name/resolve/{'a' * 40}/a/b.bin"

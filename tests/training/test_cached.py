@@ -41,7 +41,7 @@ DIFFERENT = {
     "dtype": ({"dtype": "float16"}, "dtype float16", "dtype float32"),
     "size": ({"height": 64, "width": 96}, "height 64, width 96", "height 32, width 48"),
     "stride": ({"stride": 3}, "stride 3", "stride 1"),
-    "preprocessing": ({"preprocessing": "0: none"}, "preprocessing 0: none", "preprocessing 3: "),
+    "preprocessing": ({"preprocessing": "0: none"}, "preprocessing 0: none", "preprocessing 4: "),
     "text": ({"text_encoder": "0" * 64, "text_tokens": 7}, f"text_encoder {'0' * 16}, text_tokens 7", "text_encoder N"),
 }
 
@@ -63,7 +63,7 @@ def test_a_cache_of_an_older_version_is_refused_by_every_reader(episodes, tmp_pa
     index = json.loads((tmp_path / INDEX).read_text())
     index["stamp"]["preprocessing"] = "1: middle cut out"
     (tmp_path / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"^expected latents with preprocessing 3: starts; .*, got preprocessing 1: "):
+    with pytest.raises(ValueError, match=r"^expected latents with preprocessing 4: starts; .*, got preprocessing 1: "):
         CachedLatents(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_folders_without_episodes_are_refused(tmp_path, capsys):
     sentences = {
         "none": "expected a folder of ep",
         "empty": "expected episodes in ",
-        "no_video": "expected a video in ",
+        "no_video": "expected a scan that can be encoded, got none of 1, scan because of this (expected a video in ",
     }
     for name, sentence in sentences.items():
         flags = ["--out", str(tmp_path / "out"), "--codec", "patch:8"]

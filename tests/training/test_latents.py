@@ -17,12 +17,13 @@ from filelock import FileLock
 
 from tests.model.tiny_wan import tiny_wan
 from tests.training.tiny_scans import CAMERA, FRAMES, content, encode, flip, write_scan, write_scans
-from v4s_lib.data.episodes import load_episode, write_episode
+from v4s_lib.data.episodes import VIDEO_NAME, load_episode, write_episode
 from v4s_lib.data.fitting import fit_camera, fit_frames
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.encoding import load_codec
 from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, CachedLatents
-from v4s_lib.training.latents import LIST, LOCK, PLAN, main
+from v4s_lib.training.latents import LOCK, main
+from v4s_lib.training.shards import LIST, PLAN
 from v4s_lib.worlds.cameras import translation_distance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,6 +179,88 @@ def test_more_scans_become_more_shards(episodes, tmp_path):
     assert {name: after[name] for name in before if name.startswith("shard")}.items() <= before.items()
     shutil.rmtree(some / "b")  # what is encoded is kept
     assert encode(some, tmp_path / "out").names == ["a", "b", "phone"]
+
+
+# Scans that cannot be read, or are not there any more
+
+
+def truncate(video: Path) -> bytes:
+    """Cut a video off in its midst, as a copy that stopped; returns what it was."""
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+@pytest.mark.parametrize(("workers", "a_shard"), [(1, 2), (2, 1), (1, 16)])
+def test_a_truncated_video_stops_no_other_and_is_tried_again(episodes, tmp_path, capsys, workers, a_shard):
+    scans, out = shutil.copytree(episodes, tmp_path / "scans"), tmp_path / "out"
+    options = {"workers": workers, "scans-a-shard": a_shard}
+    whole = truncate(scans / "b" / VIDEO_NAME)
+    assert encode(scans, out, **options).names == ["a", "c", "phone"]
+    first, *lines = capsys.readouterr().out.splitlines()
+    said = json.loads((out / INDEX).read_text())["left_out"]
+    assert first == str(out / INDEX) and said.keys() == {"b"} and f"{scans / 'b' / VIDEO_NAME}" in said["b"]
+    assert lines == [f"b is left out, the next run tries it again: {said['b']}"]
+    before = {path: path.read_bytes() for path in out.glob(f"*/{LATENTS}")}
+    assert encode(scans, out, **options).names == ["a", "c", "phone"]  # it is tried again, in a shard of its own
+    assert capsys.readouterr().out.splitlines()[1:] == lines and not list(out.glob("*.part"))
+    (scans / "b" / VIDEO_NAME).write_bytes(whole)
+    cache = encode(scans, out, **options)
+    assert cache.names == ["a", "b", "c", "phone"] and len(capsys.readouterr().out.splitlines()) == 1
+    assert json.loads((out / INDEX).read_text())["left_out"] == {}
+    assert {path: path.read_bytes() for path in before} == before
+    direct = encode(episodes, tmp_path / "direct")
+    assert all(torch.equal(cache.latents(name), direct.latents(name)) for name in cache.names)
+
+
+def test_where_no_scan_can_be_encoded_the_first_says_why(episodes, tmp_path, capsys):
+    scans = shutil.copytree(episodes / "b", tmp_path / "scans" / "b").parent
+    truncate(scans / "b" / VIDEO_NAME)
+    (scans / "empty").mkdir()
+    flags = ["--codec", "patch:8", "--height", "32", "--width", "48", "--dtype", "float32"]
+    assert main([str(scans), "--out", str(tmp_path / "out"), *flags]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("expected a scan that can be encoded, got none of 2, b because of this (expected ")
+    assert said.endswith("): correct the scans, or take them away") and sorted(content(tmp_path / "out")) == [PLAN]
+    shutil.copytree(episodes / "a", scans / "a")
+    assert encode(scans, tmp_path / "out").names == ["a"]
+
+
+def test_a_planned_scan_that_was_taken_away_is_planned_no_more(episodes, tmp_path):
+    """It was left out, and then is not there; another comes later, into a shard that is not yet taken."""
+    scans, out = shutil.copytree(episodes, tmp_path / "scans"), tmp_path / "out"
+    shutil.rmtree(scans / "phone")
+    truncate(scans / "b" / VIDEO_NAME)
+    encode(scans, out, **{"scans-a-shard": 1})
+    shutil.rmtree(scans / "b")
+    shutil.rmtree(scans / "a")  # this one is encoded, and stays
+    assert encode(scans, out, **{"scans-a-shard": 1}).names == ["a", "c"]
+    shards = json.loads((out / PLAN).read_text())["shards"]
+    assert shards == {"shard-00000": ["a"], "shard-00002": ["c"]}
+    shutil.copytree(episodes / "phone", scans / "phone")
+    shutil.copytree(episodes / "b", scans / "b")
+    cache = encode(scans, out)
+    assert {name: facts["shard"][-1] for name, facts in cache.scans.items()} == {
+        "a": "0",
+        "b": "3",
+        "c": "2",
+        "phone": "3",
+    }
+
+
+def test_a_damaged_shard_whose_scan_is_not_there_any_more_is_refused(episodes, tmp_path, capsys):
+    scans, out = shutil.copytree(episodes, tmp_path / "scans"), tmp_path / "out"
+    encode(scans, out)
+    shutil.rmtree(scans / "a")
+    flip(out / "shard-00000" / LATENTS)
+    flags = ["--codec", "patch:8", "--height", "32", "--width", "48", "--dtype", "float32"]
+    assert main([str(scans), "--out", str(out), *flags]) == 2
+    said = (
+        f"expected the encoded scan a among the episodes, got none: put it back, or delete {out}/shard-00000 to lose it"
+    )
+    assert capsys.readouterr().err.strip() == said
+    shutil.rmtree(out / "shard-00000")
+    assert encode(scans, out).names == ["b", "c", "phone"]
 
 
 def test_a_scan_that_was_changed_is_refused(episodes, tmp_path, capsys):

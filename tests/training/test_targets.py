@@ -20,12 +20,13 @@ from tests.training.tiny_targets import RULES, SCANS, TAIL, boxed_of, write_cach
 from v4s_lib.data.boxes import BOX_COLOR, outline
 from v4s_lib.data.curation import curate, load_windows
 from v4s_lib.data.curation_windows import Window
-from v4s_lib.data.episodes import load_episode
+from v4s_lib.data.episodes import VIDEO_NAME, load_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.model.encoding import decode_latents, encode_frames, load_codec
 from v4s_lib.training.cached import INDEX, LATENTS, CachedLatents
-from v4s_lib.training.latents import PLAN, main
+from v4s_lib.training.latents import main
 from v4s_lib.training.rows import EXTRA
+from v4s_lib.training.shards import PLAN
 from v4s_lib.training.targets import target_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,28 @@ def test_more_scans_and_their_windows_become_more_shards(windows, tmp_path):
     assert {path: after[path] for path in before if path not in (INDEX, PLAN)}.items() <= before.items()
     shards = {key.split("/")[0]: facts["shard"] for key, facts in cache.targets.items()}
     assert shards == {"0": "targets-00000", "1": "targets-00001"}
+
+
+def test_windows_of_a_scan_that_cannot_be_read_are_said_to_be_of_no_use_until_it_can(windows, tmp_path, capsys):
+    scans, out, window = tmp_path / "scans", tmp_path / "out", boxed_of(windows)
+    for name in "01":
+        shutil.copytree(SCANS / window.scan, scans / name)
+    mine = write_some(tmp_path / "mine.jsonl", [replace(window, scan=name) for name in "01"])
+    video = scans / "1" / VIDEO_NAME
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    cache = encode(scans, out, windows=mine, tail=TAIL)
+    assert cache.names == ["0"] and cache.targets.keys() == {f"0/{window.first}"}
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert len(said) == 1 and said[0].startswith(
+        "1 is left out, the next run tries it again, and training refuses its windows until then: expected "
+    )
+    video.write_bytes(whole)
+    before = content(out)
+    cache = encode(scans, out, windows=mine, tail=TAIL)
+    assert {path: before[path] for path in before if "/" in path}.items() <= content(out).items()
+    latents = [cache.target_latents(name, window.first) for name in "01"]
+    assert torch.equal(*latents) and cache.targets[f"1/{window.first}"]["shard"] == "targets-00001"
 
 
 def test_a_flipped_byte_in_a_target_is_refused_and_encoded_again(windows, cache, tmp_path):

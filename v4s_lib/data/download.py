@@ -1,8 +1,9 @@
 """Download the files of a manifest: ``python -m v4s_lib.data.download NAME --out FOLDER``.
 
 How one file arrives is in ``transfer.py``. huggingface_hub (since 1.18) starts over after a kill and checks sizes only:
-its addresses and login are used here, not its downloads. A file without a sha256 in its manifest is trusted on first
-use: ``received.json`` keeps what came.
+its addresses and login are used here, not its downloads. A file without a sha256 in its manifest must be as the hub
+says, which tells the sha256 of large files; any other is trusted on first use. ``received.json`` keeps what came, and
+whose its sha256 is (``sha256_from``).
 """
 
 import argparse
@@ -23,7 +24,7 @@ from v4s_lib.data import disk, files
 from v4s_lib.data.archives import inside
 from v4s_lib.data.disk import RECEIVED, RESUME
 from v4s_lib.data.manifests import load_manifest
-from v4s_lib.data.transfer import Job, Retry, Run, download_file
+from v4s_lib.data.transfer import PUBLISHER, Job, Retry, Run, download_file
 
 LOCK = ".download.lock"
 RETRY = Retry()
@@ -64,10 +65,10 @@ def fetch_manifest(
     if not listed:
         raise ValueError(f"expected files in the manifest {manifest['name']}, got none: {terms}")
     address = addresses(manifest)
-    jobs = []
+    jobs, hub = [], "repo_id" in manifest
     for file in listed:
-        url, headers = address(file)
-        jobs.append(Job(url, inside(folder, file["path"]), file.get("size"), file.get("sha256"), headers, terms))
+        (url, headers), path, sha256 = address(file), inside(folder, file["path"]), file.get("sha256")
+        jobs.append(Job(url, path, file.get("size"), sha256, headers, terms, hub=hub and sha256 is None))
     return _fetch(jobs, folder, workers, offline, progress, retry)
 
 
@@ -170,7 +171,7 @@ def _check(jobs: list[Job], folder: Path, workers: int) -> None:
 
 
 def _recorded(job: Job, records: dict[str, Any], folder: Path) -> Job:
-    """Without a listed sha256, a file must stay what it was when it first came."""
+    """Without a listed sha256, a file must stay what the hub said, or what it was when it first came."""
     name = job.path.relative_to(folder).as_posix()
     record = records.get(name)
     if job.sha256 is not None:
@@ -180,7 +181,8 @@ def _recorded(job: Job, records: dict[str, Any], folder: Path) -> Job:
             job,
             size=job.size or record["size"],
             sha256=record["sha256"],
-            origin=f"as received on {record['date']}",
+            origin=f"as {'the hub said' if record.get('sha256_from') == PUBLISHER else 'received'} on {record['date']}",
+            hub=False,
             remedy=f"keep what you have, or delete {name} from {folder / RECEIVED} to take the new file",
         )
     if job.path.exists():

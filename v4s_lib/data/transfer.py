@@ -7,23 +7,23 @@ the server's version, so that a later process goes on where a killed one stopped
 import os
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
+from urllib.request import OpenerDirector, build_opener
 
 from tqdm import tqdm
 
 from v4s_lib.data import disk, files
 from v4s_lib.data.disk import RECEIVED, RESUME
+from v4s_lib.data.redirects import Asked, Redirects
 
 CHUNK = 1 << 20
+RECORDED, PUBLISHER = "first download", "publisher"  # whose a recorded sha256 is
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class Job:
     terms: str = ""
     origin: str = "as listed"
     remedy: str = "try again later, and correct the list if the file was changed on purpose"
+    hub: bool = False  # its size and sha256 are those that the hub says, where it says them
+
+    def told(self, size: int | None, sha256: str | None) -> "Job":
+        """The job with what the hub has said, where that counts."""
+        if not self.hub or sha256 is None:
+            return self
+        if self.size and size and size != self.size:
+            raise ValueError(f"expected {self.size} bytes ({self.origin}) from {self.url}, got {size}: {self.remedy}")
+        said = {"origin": "as the hub says", "remedy": "try again later, or from another network"}
+        return replace(self, size=self.size or size, sha256=sha256, **said)
 
     @property
     def part(self) -> Path:
@@ -68,7 +78,7 @@ class Run:
     retry: Retry
     folder: Path
     bar: tqdm
-    opener: OpenerDirector = field(default_factory=lambda: build_opener(_Redirects))
+    opener: OpenerDirector = field(default_factory=lambda: build_opener(Redirects))
     stop: Event = field(default_factory=Event)
     lock: Lock = field(default_factory=Lock)
 
@@ -89,24 +99,6 @@ class _Again(Exception):
         self.wait = wait
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follow redirects, but never from https to http, and never with a login to another host."""
-
-    def redirect_request(
-        self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        old, new = urlsplit(req.full_url), urlsplit(newurl)
-        if new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
-            raise ValueError(
-                f"expected https all the way from {req.full_url}, got a redirect to {new.scheme}://{new.hostname}: "
-                "check the network, and that the url is right"
-            )
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and (old.scheme, old.netloc) != (new.scheme, new.netloc):
-            request.headers = {key: request.headers[key] for key in request.headers if key in ("Range", "If-range")}
-        return request
-
-
 def download_file(job: Job, run: Run) -> None:
     """Bring one file into its place, or raise one sentence; what came of it stays in its ``.part``."""
     best, failures, damaged = disk.length(job.part), 0, False
@@ -114,15 +106,15 @@ def download_file(job: Job, run: Run) -> None:
         job.path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            _receive(job, run)
+            told = _receive(job, run)
             found = files.sha256(job.part)
-            if job.sha256 in (None, found):
+            if told.sha256 in (None, found):
                 break
             _discard(job, run)
             if damaged:
                 raise ValueError(
-                    f"expected sha256 {job.sha256[:16]}... ({job.origin}) from {job.url}, got {found[:16]}..., twice: "
-                    f"{job.remedy}"
+                    f"expected sha256 {told.sha256[:16]}... ({told.origin}) from {job.url}, got {found[:16]}..., twice:"
+                    f" {told.remedy}"
                 )
             damaged = True
             raise _Again(f"sha256 {found[:16]}...")
@@ -137,24 +129,27 @@ def download_file(job: Job, run: Run) -> None:
         if run.stop.wait(wait):
             raise _Stopped
     with disk.writing(job.path):
-        _remember(job, run, found)
+        _remember(told, run, found)
         os.replace(job.part, job.path)
         job.state.unlink(missing_ok=True)
 
 
-def _receive(job: Job, run: Run) -> None:
-    """Ask once for what is missing of a file, and add what comes to its ``.part``; return when that is whole."""
+def _receive(job: Job, run: Run) -> Job:
+    """Add what is missing of a file to its ``.part``, which is then whole; returns the job as the hub has told it."""
     state, have = disk.read_json(job.state), disk.length(job.part)
+    told = job.told(None, state.get("sha256"))
     mark, total = state.get("mark"), job.size or state.get("size")
-    known = state.get("url") == job.url and (mark or job.sha256)
+    known = state.get("url") == job.url and (mark or told.sha256)
     if have and (not known or (total and have > total)):
         have = _discard(job, run)
     if have and have == total:
-        return
+        return told
     headers = dict(job.headers)
     if have:
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": mark} if mark else {})
-    with _open(job, headers, run) as response:
+    request = Asked(job.url, headers)
+    with _open(job, request, run) as response:
+        job = job.told(*request.said)
         start, total = _examine(response, job, have, mark, run)
         first = _read(response)
         if not start:
@@ -162,14 +157,15 @@ def _receive(job: Job, run: Run) -> None:
                 _refuse_page(job)
             _discard(job, run)
         _store(response, first, start, total, job, run)
+    return job
 
 
-def _open(job: Job, headers: dict[str, str], run: Run) -> HTTPResponse:
+def _open(job: Job, request: Asked, run: Run) -> HTTPResponse:
     try:
-        return run.opener.open(Request(job.url, headers=headers), timeout=run.retry.timeout)
+        return run.opener.open(request, timeout=run.retry.timeout)
     except HTTPError as error:
         with error:
-            if error.code == 416 and "Range" in headers:
+            if error.code == 416 and request.has_header("Range"):
                 _discard(job, run)
                 raise _Again("416 (the file is shorter there)") from None
             raise _refusal(job, error) from None
@@ -256,7 +252,8 @@ def _store(response: HTTPResponse, first: bytes, start: int, total: int | None, 
         if not start:
             tag = response.headers.get("ETag", "")
             mark = tag if tag.startswith('"') else response.headers.get("Last-Modified")
-            disk.write_json(job.state, {"url": job.url, "mark": mark, "size": total})
+            sha256 = job.sha256 if job.hub else None
+            disk.write_json(job.state, {"url": job.url, "mark": mark, "size": total, "sha256": sha256})
         while chunk:
             if run.stop.is_set():
                 raise _Stopped
@@ -287,13 +284,14 @@ def _discard(job: Job, run: Run) -> int:
 
 def _remember(job: Job, run: Run, found: str) -> None:
     """Record what came, before it takes its place, when nothing but this record can tell it from another file."""
-    if job.sha256 is not None:
+    if job.sha256 is not None and not job.hub:
         return
     with run.lock:
         records = disk.read_json(run.folder / RECEIVED)
         records[job.path.relative_to(run.folder).as_posix()] = {
             "size": disk.length(job.part),
             "sha256": found,
+            "sha256_from": RECORDED if job.sha256 is None else PUBLISHER,
             "url": job.url,
             "date": datetime.now(UTC).date().isoformat(),
         }

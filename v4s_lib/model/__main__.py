@@ -45,6 +45,13 @@ def read_start(start: str, context: Path) -> Tensor:
         raise ValueError(f"expected a frame's number or an image, got {start}: give one of both") from error
 
 
+def enable_tiling(pipeline: Video4SpatialPipeline) -> None:
+    """Let the pipeline's autoencoder work in tiles; ``ValueError`` where it has none."""
+    if not hasattr(pipeline.codec, "enable_tiling"):
+        raise ValueError("expected Wan's autoencoder for --tiling, got exact patches: leave it out")
+    pipeline.codec.enable_tiling()
+
+
 def load(args: argparse.Namespace) -> Video4SpatialPipeline:
     """The pipeline that the options name, on its device."""
     dtype = DTYPES[args.dtype]
@@ -59,9 +66,7 @@ def load(args: argparse.Namespace) -> Video4SpatialPipeline:
         transformer = ContextVideoTransformer.from_pretrained(args.weights, torch_dtype=dtype)
         pipeline = wan_pipeline(args.wan, transformer)
     if args.tiling:
-        if not hasattr(pipeline.codec, "enable_tiling"):
-            raise ValueError("expected Wan's autoencoder for --tiling, got exact patches: leave it out")
-        pipeline.codec.enable_tiling()
+        enable_tiling(pipeline)
     if args.offload:
         pipeline.enable_model_cpu_offload(device=args.device)
         return pipeline

@@ -3,25 +3,27 @@
 A cache is a folder. ``plan.json`` says which scans belong to which shard; a shard is a folder that appears when it is
 whole, with its own list of hashes; ``index.json`` is made of these lists when all shards are there. Run the same
 command again after a kill, and it goes on after the last whole shard; run it with more scans, and it adds shards. A
-target may start at any latent, and its first latent holds its start frame alone, as no latent inside the scan does: so
-the last frame of each latent is encoded alone as well, and a cache takes twice the room of its latents.
+scan that cannot be read or encoded stops no other: ``left_out`` of the index has its sentence, and the next run tries
+it again.
+
+A target may start at any latent, and its first latent holds its start frame alone, as no latent inside the scan does:
+so the last frame of each latent is encoded alone as well, and a cache takes twice the room of its latents.
 
 With ``--windows`` the sentences of curated windows are encoded, and of those that end on an object the whole target,
 with its box tail (``targets.py``): a shard of scans gets a second one beside it with their targets.
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from v4s_lib.command import command
@@ -31,15 +33,14 @@ from v4s_lib.data.sources import find_episodes, source_hashes
 from v4s_lib.data.workers import run_workers
 from v4s_lib.model.encoding import load_codec
 from v4s_lib.model.text_encoder import encode_sentences, text_digest
-from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, Stamp, check_stamp, describe_file, make_stamp
-from v4s_lib.training.checkpoints import write_folder
+from v4s_lib.training.cached import DTYPES, INDEX, LATENTS, TEXT, Stamp, describe_file, make_stamp
 from v4s_lib.training.full import FullScale
 from v4s_lib.training.rows import encode_scan, latent_bytes, needed_bytes, read_instructions
+from v4s_lib.training.shards import LIST, plan_shards, whole_list, write_file
 from v4s_lib.training.targets import SCANS, TARGETS, Curated, check_curated, check_targets, encode_targets, read_curated
 
-LIST = "list.json"  # beside a file, what is in it
+LEFT_OUT = ".left_out-{}.part"  # for this run: which scans of a shard were not encoded, and why
 LOCK = ".latents.lock"
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def encode_scans(
 ) -> Path:
     """Encode what is missing of a cache at ``out``; returns its index. Interrupted, the same call goes on.
 
+    Scans that cannot be read or encoded are left out, and are in the index with the reason.
+
     Args:
         episodes: an episode, or a folder of some.
         codec: see ``load_codec``; ``stamp`` is of it.
@@ -79,7 +82,8 @@ def encode_scans(
         curated: windows of these scans, see ``read_curated``; a cache that has targets needs theirs again.
 
     Raises:
-        ValueError, OSError: one sentence; shards that were whole before are still there, and nothing half-written is.
+        ValueError, OSError: one sentence, also where no scan can be encoded; shards that were whole before are still
+            there, and nothing half-written is.
     """
     if min(scans_a_shard, workers) < 1:
         raise ValueError(f"expected scans a shard and workers from 1, got {scans_a_shard} and {workers}: choose others")
@@ -91,7 +95,8 @@ def encode_scans(
             shards = plan_shards(out, stamp, list(found), scans_a_shard)
             check_curated(out, curated, shards)
             job = Job(found, out, codec, stamp, device, shards | curated.shards(shards), curated)
-            return write_index(job, encode_missing(job, workers), instructions, text_encoder)
+            lists, left_out = encode_missing(job, workers)
+            return write_index(job, lists, left_out, instructions, text_encoder)
         finally:  # what a worker that was ended left, or a kill before this run
             for part in out.glob("*.part"):
                 part.unlink() if part.is_file() else shutil.rmtree(part)
@@ -107,44 +112,40 @@ def lock_cache(out: Path) -> AcquireReturnProxy:
         raise OSError(f"expected one run at a time in {out}, got another at work: wait for its end") from None
 
 
-def plan_shards(out: Path, stamp: Stamp, names: list[str], scans_a_shard: int) -> dict[str, list[str]]:
-    """Which scans belong to which shard: as planned before, and new shards for scans that are new."""
-    plan = disk.read_json(out / PLAN)
-    if not plan and any(not path.name.startswith(".") and path.suffix != ".part" for path in out.iterdir()):
-        raise ValueError(f"expected a latent cache or an empty folder at {out}, got another: choose another --out")
-    if plan:
-        check_stamp(out, stamp, Stamp(**plan["stamp"]))
-    shards = plan.get("shards", {})
-    known = {name for scans in shards.values() for name in scans}
-    new = sorted(set(names) - known)
-    for start in range(0, len(new), scans_a_shard):
-        shards[f"{SCANS}{len(shards):05d}"] = new[start : start + scans_a_shard]
-    with disk.writing(out / PLAN):
-        disk.write_json(out / PLAN, {"stamp": asdict(stamp), "shards": shards})
-    return shards
-
-
-def encode_missing(job: Job, workers: int) -> dict[str, dict[str, Any]]:
-    """Encode the shards that are not whole yet; returns the lists of all."""
+def encode_missing(job: Job, workers: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Encode the shards that are not whole yet; returns the lists of all, and why scans were left out."""
     lists = {shard: shard_list(job, shard) for shard in job.shards}
-    missing = [shard for shard, facts in lists.items() if facts is None]
+    missing, left_out = [shard for shard, facts in lists.items() if facts is None], {}
+    for shard in missing:
+        if absent := sorted(set(job.shards[shard]) - set(job.episodes)):
+            todo = "put it back" + (f", or delete {job.out / shard} to lose it" if shard.startswith(SCANS) else "")
+            raise FileNotFoundError(f"expected the encoded scan {absent[0]} among the episodes, got none: {todo}")
     if missing:
-        if absent := sorted({name for shard in missing for name in job.shards[shard]} - set(job.episodes)):
-            raise FileNotFoundError(f"expected the planned scan {absent[0]} among the episodes, got none: put it back")
         disk.require_space(job.out, missing_bytes(job, missing))
-        run_workers(encode_shards, job, [missing[worker::workers] for worker in range(min(workers, len(missing)))])
-    return lists | {shard: disk.read_json(job.out / shard / LIST) for shard in missing}
+    for kind in (SCANS, TARGETS):  # a scan that is left out has no targets
+        shards = {shard: [name for name in names if name not in left_out] for shard, names in job.shards.items()}
+        todo = [shard for shard in missing if shard.startswith(kind) and shards[shard]]
+        if todo:
+            shares = [todo[worker::workers] for worker in range(min(workers, len(todo)))]
+            run_workers(encode_shards, replace(job, shards=shards), shares)
+        for shard in todo:
+            failed = disk.read_json(job.out / LEFT_OUT.format(shard))
+            left_out |= failed
+            lists[shard] = disk.read_json(job.out / shard / LIST) if len(failed) < len(shards[shard]) else None
+    return {shard: facts for shard, facts in lists.items() if facts is not None}, left_out
 
 
 def missing_bytes(job: Job, missing: list[str]) -> int:
     """Bytes that these shards will take."""
-    codec, targets, scans = load_codec(job.codec), 0, []
+    codec, total = load_codec(job.codec), 0
     for shard in missing:
-        if shard.startswith(TARGETS):
-            targets += sum(map(job.curated.latents, job.shards[shard]))
-        else:
-            scans += [job.episodes[name] for name in job.shards[shard]]
-    return needed_bytes(scans, codec, job.stamp) + targets * latent_bytes(codec, job.stamp)
+        for name in job.shards[shard]:
+            if shard.startswith(TARGETS):
+                total += job.curated.latents(name) * latent_bytes(codec, job.stamp)
+            else:
+                with contextlib.suppress(ValueError, OSError):  # it cannot be read, which is said at the end
+                    total += needed_bytes([job.episodes[name]], codec, job.stamp)
+    return total
 
 
 def shard_list(job: Job, shard: str) -> dict[str, Any] | None:
@@ -167,50 +168,45 @@ def shard_list(job: Job, shard: str) -> dict[str, Any] | None:
 
 
 def encode_shards(job: Job, names: list[str], worker: int) -> None:
-    """Encode shards one after the other; each appears in the cache when it is whole."""
+    """Encode shards one after the other; each appears in the cache when it is whole, without the scans that fail."""
     if job.device == "cuda":  # one GPU a worker
         torch.cuda.set_device(worker % torch.cuda.device_count())
     codec = load_codec(job.codec).to(job.device)
     bar = {"position": worker, "desc": f"worker {worker}", "unit": "shard", "disable": None}
     for shard in tqdm(names, **bar):
-        tensors, scans = {}, {}
+        tensors, scans, left_out = {}, {}, {}
         for name in job.shards[shard]:
             asked = (name, job.episodes[name], codec, job.stamp)
             if shard.startswith(TARGETS):
                 encoded, scans[name] = encode_targets(*asked, job.curated)
-            else:
+                tensors |= encoded
+                continue
+            try:
                 encoded, scans[name] = encode_scan(*asked)
-            tensors |= encoded
-        write_file(job.out / shard / LATENTS, tensors, {"stamp": asdict(job.stamp), "scans": scans})
-
-
-def write_file(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors to a file, and beside it a list of ``facts``, size and sha256: its folder is there whole or not."""
-
-    def write(beside: Path) -> None:
-        save_file(tensors, beside / file.name)
-        disk.write_json(beside / LIST, facts | describe_file(beside / file.name))
-        shutil.copymode(beside / LIST, beside / file.name)  # safetensors lets its owner alone read it
-
-    disk.require_space(file.parents[1], sum(tensor.nbytes for tensor in tensors.values()))
-    write_folder(file.parent, write)
-
-
-def whole_list(file: Path, **expected: Any) -> dict[str, Any] | None:
-    """The list beside a file, when it says what is expected and the file is as it says; else ``None``."""
-    facts = disk.read_json(file.parent / LIST)
-    if not file.is_file() or any(facts.get(key) != value for key, value in expected.items()):
-        return None
-    return facts if facts | describe_file(file) == facts else None
+                tensors |= encoded
+            except (ValueError, OSError) as error:
+                left_out[name] = " ".join(str(error).split())
+        with disk.writing(job.out):
+            disk.write_json(job.out / LEFT_OUT.format(shard), left_out)
+        if scans:
+            write_file(job.out / shard / LATENTS, tensors, {"stamp": asdict(job.stamp), "scans": scans})
 
 
 def write_index(
-    job: Job, lists: dict[str, dict[str, Any]], instructions: dict[str, list[str]], text_encoder: Path | None
+    job: Job,
+    lists: dict[str, dict[str, Any]],
+    left_out: dict[str, str],
+    instructions: dict[str, list[str]],
+    text_encoder: Path | None,
 ) -> Path:
-    """Encode the text, and make the index out of the shards' lists.
+    """Encode the text, and make the index out of the shards' lists; refused without any.
 
     What curated windows say is of them, not of their scans: a target that is drawn anywhere in a scan ends on nothing.
     """
+    if not lists:
+        name, reason = next(iter(left_out.items()))
+        got = f"none of {len(left_out)}, {name} because of this ({reason})"
+        raise ValueError(f"expected a scan that can be encoded, got {got}: correct the scans, or take them away")
     before = disk.read_json(job.out / INDEX).get("scans", {})
     instructions = {name: facts["instructions"] for name, facts in before.items()} | instructions
     scans, targets = {}, {}
@@ -226,7 +222,7 @@ def write_index(
     shards = {shard: {key: content[key] for key in ("size", "sha256")} for shard, content in lists.items()}
     with disk.writing(job.out / INDEX):
         index = {"stamp": asdict(job.stamp), "shards": shards, "scans": scans, "targets": targets, "text": text}
-        disk.write_json(job.out / INDEX, index)
+        disk.write_json(job.out / INDEX, index | {"left_out": left_out})
     return job.out / INDEX
 
 
@@ -270,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = (args.episodes, args.out, args.codec, stamp, said, args.text_encoder)
     index = encode_scans(*asked, args.scans_a_shard, args.workers, args.device, curated)
     print(index)
+    for name, reason in disk.read_json(index)["left_out"].items():
+        windows = ", and training refuses its windows until then" if name in curated.scans else ""
+        print(f"{name} is left out, the next run tries it again{windows}: {reason}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.model.tiny_wan import save_pipeline
 from v4s_lib.data.curation import curate, load_windows
 from v4s_lib.data.curation_windows import Rules, as_seen
 from v4s_lib.data.episodes import EpisodeObject, load_episode, write_episode
+from v4s_lib.data.instructions import NAVIGATION, navigation_instruction
 from v4s_lib.data.navigation import navigation_paths
 from v4s_lib.data.rooms import render_one
 from v4s_lib.data.windows import grouped_frames, sample_context
@@ -29,7 +30,8 @@ from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.stock import load_stock
-from v4s_lib.model.text import vocabulary
+from v4s_lib.model.text import tokenize, vocabulary
+from v4s_lib.model.text_encoder import embed, pad_text
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.wan import wan_pipeline
 from v4s_lib.worlds.paths import latent_frames
@@ -122,12 +124,20 @@ def test_true_clips_are_located_and_noise_counts_as_an_unrelated_path(navigation
     assert find_row(navigation, "shuffled", "rotation_error")["mean"] > 90  # the two scans turn to either side
 
 
-def test_a_wan_pipeline_is_scored_with_its_models_offloaded(place, tmp_path):
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory) -> Path:
+    """A tiny Wan pipeline of ours, with its text encoder."""
+    folder = tmp_path_factory.mktemp("wan")
+    stock = save_pipeline(folder / "stock")
+    wan_pipeline(stock, load_stock(stock / "transformer", "one_way", "c2w_12")).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+def test_a_wan_pipeline_is_scored_with_its_models_offloaded(place, wan, tmp_path):
     """Scan a alone: two windows."""
-    wan, weights, out = save_pipeline(tmp_path / "wan"), tmp_path / "pipeline", tmp_path / "wan.json"
-    wan_pipeline(wan, load_stock(wan / "transformer", "one_way", "c2w_12")).save_pretrained(weights)
+    out = tmp_path / "wan.json"
     curate(place.scans / "a", tmp_path / "windows.jsonl", RULES)
-    changes = {"weights": weights, "windows": tmp_path / "windows.jsonl", "store": tmp_path, "guidance": 2, "json": out}
+    changes = {"weights": wan, "windows": tmp_path / "windows.jsonl", "store": tmp_path, "guidance": 2, "json": out}
     arguments = place.arguments("navigation", **changes)
     assert main([str(place.scans / "a"), *arguments[1:], "--offload"]) == 0
     results = json.loads(out.read_text())
@@ -234,6 +244,34 @@ def test_time_indices_are_places_in_the_scan(place, scan):
     shown = scan.frames[grouped_frames(drawn)].float() / 255
     torch.testing.assert_close(pipeline.codec.decode_groups(ours["context_latents"])[0], shown)
     assert (without["context_timestep"] == 1000).all() and pipeline.config.gap == 4
+
+
+def test_a_path_is_told_with_the_words_of_the_training(place, scan, wan):
+    """A text encoder reads those of the window, a vocabulary the sentence that it was trained with."""
+    window = load_windows(place.scans / "windows.jsonl")[1]
+    window = replace(window, instruction=navigation_instruction("place"))
+    settings, asked = Settings("navigation", 9, inference_steps=1), []
+    pipelines = WindowPipeline.from_pretrained(wan), make_pipeline(WindowPipeline)
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.transformer.register_forward_pre_hook(lambda _, given, named: asked.append(named), with_kwargs=True)
+        sample_window(pipeline, scan, window, RULES.gap, settings, seed=5)
+    encoder, limit = pipelines[0], pipelines[0].config.text_tokens
+    there, room = (
+        pad_text(embed(encoder.text_encoder, encoder.tokenizer, sentence, limit, "cpu"), limit)
+        for sentence in ("The camera moves smoothly in a place.", NAVIGATION)
+    )
+    assert not torch.equal(there, room)
+    assert all(torch.equal(named["encoder_hidden_states"][0], there) for named in asked[:2])
+    words = tokenize([NAVIGATION], pipelines[1].transformer.config.vocabulary)
+    assert all(torch.equal(named["words"], words) for named in asked[2:]) and len(asked) == 4
+
+
+def test_frames_are_encoded_in_tiles_where_that_is_asked_for(place, wan, capsys):
+    job = prepare(parse([*place.arguments("navigation", weights=wan), "--tiling"]))
+    assert job.pipeline.codec.use_tiling and job.settings.tiling
+    said = refused(capsys, [*place.arguments("navigation"), "--tiling"])
+    assert said == "expected Wan's autoencoder for --tiling, got exact patches: leave it out"
 
 
 def test_input_that_cannot_be_scored_is_refused_before_any_work(place, capsys, tmp_path):

@@ -22,7 +22,7 @@ from v4s_lib.evaluation.real.detect import Detector
 from v4s_lib.evaluation.real.sampling import Settings, WindowPipeline
 from v4s_lib.evaluation.real.scoring import GAIN, Curated, Job, evaluate, goal_label
 from v4s_lib.evaluation.results import FOLLOWING, GROUNDING, PICTURE, gains, markdown_table, save_results
-from v4s_lib.model.__main__ import DTYPES
+from v4s_lib.model.__main__ import DTYPES, enable_tiling
 from v4s_lib.worlds.paths import latent_frames
 
 COLUMNS = {"navigation": [*PICTURE, "psnr_per_frame", *FOLLOWING], "grounding": GROUNDING}
@@ -96,6 +96,8 @@ def load_model(args: argparse.Namespace) -> WindowPipeline:
         )
     pipeline = WindowPipeline.from_pretrained(args.weights, DTYPES[args.dtype])
     pipeline.set_progress_bar_config(disable=True)
+    if args.tiling:
+        enable_tiling(pipeline)
     if args.offload:
         pipeline.enable_model_cpu_offload(device=args.device)
         return pipeline
@@ -117,7 +119,7 @@ def check_model(pipeline: WindowPipeline, curated: Curated, settings: Settings) 
         torch.zeros(1, *size, 3).expand(latent_frames(settings.context_latents), -1, -1, -1),
         torch.zeros(1, *size, 3).expand(len(sentences), -1, -1, -1),
         torch.eye(4).expand(len(sentences), length, 4, 4) if navigation else None,
-        None if navigation else sentences,
+        None if navigation and not pipeline.reads_any_words else sentences,
         length,
         settings.context_latents,
         settings.inference_steps,
@@ -149,7 +151,7 @@ def prepare(args: argparse.Namespace) -> Job:
             )
         validation, detector = read_validation(args, curated), Detector(args.detector, args.device)
     numbers = (args.steps, args.guidance, args.tail_latents, args.point_frames, args.seed)
-    settings, pipeline = Settings(args.task, context, *numbers), load_model(args)
+    settings, pipeline = Settings(args.task, context, *numbers, tiling=args.tiling), load_model(args)
     check_model(pipeline, curated, settings)
     return Job(curated, settings, pipeline, args.weights, detector, validation)
 
@@ -176,6 +178,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="to compute on")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES), help="of the transformer")
     parser.add_argument("--offload", action="store_true", help="keep on the device only the model that computes")
+    parser.add_argument("--tiling", action="store_true", help="encode and decode in tiles, which takes less memory")
     return parser.parse_args(arguments)
 
 

@@ -29,6 +29,7 @@ class Settings:
     tail_latents: int = 0  # of the box, after a grounding window: as many as the model's targets had in training
     point_frames: int = 84  # of a scan, at most, that give the points by which cameras are found
     seed: int = 0
+    tiling: bool = False  # frames are encoded and decoded in tiles
 
 
 class WindowPipeline(Video4SpatialPipeline):
@@ -38,6 +39,12 @@ class WindowPipeline(Video4SpatialPipeline):
     """
 
     places: Tensor | None = None
+
+    @property
+    def reads_any_words(self) -> bool:
+        """Whether it has a text encoder, and no vocabulary that may lack a window's words."""
+        config = self.transformer.config
+        return config.text_dim is not None and config.vocabulary is None
 
     @contextmanager
     def placed(self, places: Tensor, first: int) -> Iterator[None]:
@@ -85,14 +92,16 @@ def sample_window(
     Args:
         pipeline: the model.
         scan: as the model sees it (``as_seen``).
-        window: of it; a navigation window's path is told, a grounding window's instruction.
+        window: of it; a navigation window's path is told, a grounding window's instruction, and any window's to a model
+            with a text encoder, which was trained with it.
         gap: latents on either side of the window that hold no context.
         settings: how to sample.
         seed: of the noise and of the context that is drawn.
     """
     start = scan.frames[window.frames][:1].float() / 255
     if settings.task == "navigation":
-        told = {"camera_path": scan.c2w[window.frames][None]}
+        said = window.instruction if pipeline.reads_any_words else None
+        told = {"camera_path": scan.c2w[window.frames][None], "instruction": said}
     else:
         length = latent_frames(window.length + settings.tail_latents)
         told = {"instruction": window.instruction, "num_frames": length}
