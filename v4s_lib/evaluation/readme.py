@@ -49,7 +49,7 @@ def headline() -> str:
     def seeds(found: list[dict[str, Any]], method: str, metric: str, form: str) -> str:
         return listed([figure(results, method, metric, form) for results in found])
 
-    rooms = listed([str(results["episodes"]) for results in navigation])
+    rooms = listed([str(count) for count in dict.fromkeys(results["episodes"] for results in navigation)])
     trainings = "one training" if len(navigation) == 1 else f"{len(navigation)} trainings from different seeds"
     return (
         f"In {rooms} test rooms that it has never seen, over the pixels that only the context can tell: "
