@@ -157,14 +157,16 @@ def test_states_are_shared_out_and_time_shrinks():
 
 
 def test_the_document_says_what_the_plan_says():
-    plan = make_plan(FULL, "two_way", 8, GPUS["h100"])
+    plan, one_way = (make_plan(FULL, way, 8, GPUS["h100"]) for way in ("two_way", "one_way"))
     tokens = plan.job.context_tokens + plan.job.target_tokens
     plain, checkpointed = (costs.training_flops(plan.job, on) / 1e12 for on in (False, True))
     text = " ".join((ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8").split())
     assert (
-        f"{tokens:,} tokens a sample, {plain:.0f} TFLOP a training sample ({checkpointed:.0f} with gradient "
-        f"checkpointing), {plan.total() / 1e9:.0f} GB on each of eight GPUs."
+        f"{tokens:,} tokens a sample, {checkpointed:.0f} TFLOP a training sample (a quarter of them for gradient "
+        f"checkpointing, which `finetune` always uses), {plan.total() / 1e9:.0f} GB on each of eight GPUs with two-way "
+        f"attention and {one_way.total() / 1e9:.0f} GB with one-way."
     ) in text
+    assert 1 - plain / checkpointed == pytest.approx(0.25, abs=0.01)
 
 
 def test_latents_of_a_minute():
