@@ -1,9 +1,9 @@
 """Reading frames through ``read_frames`` against decord and PyAV called directly; a wrong frame ends the benchmark.
 
 Files are written in the run: a texture, over which eight bars tell the frame's index in binary, at a constant frame
-rate and, the same packets with other times, at a variable one. ``read_frames`` looks at all packets first and has
-decord work in a process of its own, which costs time. PyAV counts frames from the first one on. torchcodec is compared
-where it is installed.
+rate and, the same packets with other times, at a variable one. ``read_frames`` looks at all packets first, reads what
+is near the start with PyAV, which counts frames from the first one on, and the rest with decord in a process of its
+own, which takes time to start. torchcodec is compared where it is installed.
 """
 
 import importlib.util

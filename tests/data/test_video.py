@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from v4s_lib.data import video
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.video import _probe, _read_with_decord, _read_with_pyav, count_frames, read_frames, write_video
 
 needs_decord = pytest.mark.skipif(importlib.util.find_spec("decord") is None, reason="decord has no wheel here")
-SIDE = 192  # pixels: from here on decord reads
+SIDE = 192  # pixels: from here on decord may read
 
 
 def numbered(index: int) -> np.ndarray:
@@ -64,7 +65,9 @@ def patch(path: Path, marker: bytes, offset: int, value: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ["scan.mp4", "scan.mkv", "scan.mov"])
-def test_frames_come_back_by_index_in_any_order(tmp_path, name):
+def test_frames_come_back_by_index_in_any_order(tmp_path, monkeypatch, name):
+    if name != "scan.mov":
+        monkeypatch.setattr(video, "NEAR", 0)  # decord reads, however near the frames are
     path = encode(tmp_path / name)
     assert count_frames(path) == 100
     assert told(read_frames(path, [0, 99, 50, 7, 50])) == [0, 99, 50, 7, 50]
@@ -103,6 +106,17 @@ def test_a_container_that_promises_more_than_it_shows(tmp_path):
     with pytest.raises(ValueError, match=r"expected frame indices from 0 to 59 .* got 99: ask for"):
         read_frames(path, [0, 99])
     assert time.monotonic() - started < 60
+
+
+@needs_decord
+def test_decord_reads_what_is_far_from_the_start_and_pyav_what_is_near(tmp_path, monkeypatch):
+    path, asked = encode(tmp_path / "scan.mp4"), []
+    monkeypatch.setattr(video, "NEAR", 50 * SIDE**2)
+    monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: asked.append(1) or pytest.fail("decord was asked"))
+    assert told(read_frames(path, [49, 0])) == [49, 0]
+    with pytest.raises(pytest.fail.Exception):
+        read_frames(path, [50])
+    assert asked
 
 
 @needs_decord

@@ -8,7 +8,7 @@ import torch
 from v4s_lib.data.grounding import grounding_episode, is_distracted
 from v4s_lib.evaluation import reproduce, results
 from v4s_lib.evaluation.calibrate import calibrate, frames_to_tell
-from v4s_lib.evaluation.grounding import best_of_curve, sample_grounding, shown_best
+from v4s_lib.evaluation.grounding import best_of_curve, chance, sample_grounding, shown_best
 from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.training.presets import get_preset
@@ -26,13 +26,19 @@ def scored(tmp_path_factory):
 
 def test_every_method_is_judged_by_every_judge(scored):
     rows = {(row["method"], row["metric"]) for row in scored["rows"]}
-    assert {method for method, _ in rows} == METHODS
+    assert {method for method, _ in rows} == METHODS | {"random_object"}
     assert all((method, metric) in rows for method in METHODS for metric in results.GROUNDING)
     assert [row["metric"] for row in scored["rows"] if "best_of" in row["metric"]] == [
         f"if_sd02_best_of_{k}" for k in range(1, 6)
     ]
     found = {row["method"]: row["mean"] for row in scored["rows"] if row["metric"] == "sd"}
     assert found["ground_truth"] < min(found[name] for name in ("ours", "no_context"))
+
+
+def test_chance_is_one_of_the_rooms_objects():
+    for index in range(2):
+        episode = grounding_episode("test", index, SMOKE.task)
+        assert chance(episode)["if_sd02"] * len({item.instance for item in episode.scenes.objects[0]}) == 1
 
 
 def test_the_best_of_one_is_the_mean_and_of_all_is_whether_any_passed():

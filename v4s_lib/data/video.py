@@ -1,9 +1,10 @@
 """Reading and writing video files, exact to the frame.
 
-Reading goes through decord where it can be trusted, else through PyAV from the first frame on. decord 0.6 answers with
+Reading goes through decord where it can be trusted and pays, else through PyAV from the first frame on. decord 0.6 answers with
 wrong frames, and no error, where an edit list hides frames (a trimmed phone video) or a time stamp passes 2^31, and it
 refuses some narrow frames; a first pass over the packets finds these files. It can also hang for good while it holds
-Python's lock, so it works in a process of its own, which is ended after a time-out.
+Python's lock, so it works in a process of its own, which is ended after a time-out. In the time that such a process
+needs to start, PyAV has decoded some hundred frames.
 """
 
 import importlib.util
@@ -25,6 +26,7 @@ MEMORY_LIMIT = 8 * 2**30  # bytes of frames that one call may return
 TIMEOUT = 120.0  # seconds that decord may take, beside the time for the pixels it has to decode
 DECORD_SMALLEST = 192  # pixels; it miscounts the channels of some narrower frames (48, 72), where PyAV is fast anyway
 PIXELS_PER_SECOND = 5e6  # slower than one old core
+NEAR = 4e7  # pixels that PyAV decodes while a process with decord starts: 0.2 s, by tests.benchmarks video_reading
 
 # fault_tol: raise where decord notices that it puts a neighbour in the place of a frame that it cannot decode.
 DECORD_SCRIPT = """
@@ -75,7 +77,8 @@ def read_frames(path: str | Path, indices: Sequence[int] | Tensor | None = None)
             f"expected at most {MEMORY_LIMIT / 2**30:.0f} GiB of frames, got {shape} from {path}: "
             "ask for fewer indices, or make the video smaller with ffmpeg -i IN -vf scale=416:-2 OUT"
         )
-    if probe.plain and importlib.util.find_spec("decord"):
+    far = (max(indices) + 1) * probe.height * probe.width > NEAR
+    if probe.plain and far and importlib.util.find_spec("decord"):
         timeout = TIMEOUT + probe.count * probe.height * probe.width / PIXELS_PER_SECOND
         return _read_with_decord(path, indices, shape, timeout)
     return _read_with_pyav(path, indices)

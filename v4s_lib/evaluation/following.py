@@ -9,7 +9,7 @@ from torch import Tensor
 
 from v4s_lib.data.navigation import NavigationEpisode
 from v4s_lib.evaluation.camera import CameraFinder
-from v4s_lib.evaluation.judges import limits_file, load_limits, view_distance
+from v4s_lib.evaluation.judges import limits_of, view_distance
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
 
@@ -61,7 +61,7 @@ def following_measures(
     found = finder.find(pictures)
     lost = (found.residual > MAX_RESIDUAL) | (contrast(pictures) < MIN_CONTRAST)
     wrong = (rotation_angle(other, true), translation_distance(other, true))
-    distance = view_distance(finder, pictures, found.c2w) / load_limits(limits_file(preset.name)).other_room
+    distance = view_distance(finder, pictures, found.c2w) / limits_of(preset.name).other_room
     none = torch.zeros(len(frames), dtype=torch.bool)
     still = episode.target_c2w[:1].expand_as(true)
     measures = {

@@ -18,8 +18,7 @@ from v4s_lib.evaluation.judges import (
     best_of,
     box_overlap,
     judge,
-    limits_file,
-    load_limits,
+    limits_of,
     read_box,
     spatial_distance,
 )
@@ -117,7 +116,7 @@ def other_label(episode: GroundingEpisode) -> str:
 @lru_cache(maxsize=1)
 def shipped_judges(preset: str) -> tuple[ObjectReader, Limits]:
     """The reader and the limits for that preset, checked and loaded once; ``ValueError`` if they do not fit."""
-    reader, limits = load_reader(), load_limits(limits_file(preset))
+    reader, limits = load_reader(), limits_of(preset)
     digest = weights_digest(reader)
     if limits.reader_sha256 != digest:
         raise ValueError(
@@ -135,8 +134,15 @@ def score_grounding(
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
     clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples)
     scores = judge_clips(clips | baselines(episode, frames), episode, *shipped_judges(preset.name), preset.task)
+    scores["random_object"] = chance(episode)
     scores["ours"]["object_shown"] = float(is_shown(episode.scan.instance[frames] == episode.item.instance))
     return scores
+
+
+def chance(episode: GroundingEpisode) -> dict[str, float]:
+    """What a perfect camera would score that ends on any of the room's objects, whatever it was asked for."""
+    share = 1 / len(episode.scenes.objects[0])
+    return {"if_sd02": share, "if_sd01": share, "if": share}
 
 
 def judge_clips(

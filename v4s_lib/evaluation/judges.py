@@ -54,6 +54,11 @@ def load_limits(path: Path = LIMITS) -> Limits:
     return Limits(**json.loads(path.read_text())["limits"])
 
 
+def limits_of(preset: str) -> Limits:
+    """The limits that clips of a preset are judged by."""
+    return load_limits(limits_file(preset))
+
+
 def spatial_distance(finder: CameraFinder, frames: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
     """SD (N,) of frames (N, H, W, 3) from the finder's room, and the cameras (N, 4, 4) that explain them best.
 

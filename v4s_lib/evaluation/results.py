@@ -11,7 +11,7 @@ from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
-from v4s_lib.evaluation.judges import limits_file, load_limits
+from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, store_key, table
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
@@ -24,11 +24,8 @@ GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
 
 # What methods know of the context that is not in its pixels: the paper's column "3-D input".
 TOLD = {"posed": "poses", "nearest_true_pose": "poses, depth", "splat_true_geometry": "poses, depth"}
-SCALES = (
-    "ground_truth",
-    "turn_only",
-    "shuffled",
-)  # rows that no method stands behind: they show what a measure is worth
+# Rows that no method stands behind: they show what a measure is worth.
+SCALES = ("ground_truth", "turn_only", "shuffled", "random_object")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def run_experiment(
         workers: processes that share out the episodes, at most one for each.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
-    load_limits(limits_file(preset.name))  # both tasks are judged by them: refused before anything is sampled
+    limits_of(preset.name)  # both tasks are judged by them: refused before anything is sampled
     samples, workers = samples or experiment.samples, min(workers, episodes)
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     if workers > 1:

@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from v4s_lib.model.outputs import ContextCache
-
-CELLS = (4, 8, 16, 32)  # pixels, of sight and finder: halved twice, and by half each
+from v4s_lib.model.sight import CELLS
 
 
 def check_option(name: str, value: str | int | None, allowed: tuple) -> None:

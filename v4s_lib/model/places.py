@@ -57,6 +57,7 @@ class Compared:
     start: Seen  # (B*M, 1, ...)
     context_logits: Tensor  # (B, A * N, 1 + P * N) of every LOOKING-th frame, see Sight.logits
     start_logits: Tensor  # (B*M, N, 1 + P * N)
+    cell: int  # pixels that a cell is wide and high
 
 
 def look_at(sight: Sight, latents: Tensor, seen: Seen) -> tuple[Pictures, Camera]:
@@ -148,4 +149,4 @@ def compare(sight: Sight, context_latents: Tensor, target_latents: Tensor) -> Co
     with torch.autocast(keys.device.type, enabled=False):  # as in ``pair_up``
         among = sight.logits(looking, keys, others)
         from_start = sight.logits(start.keys.flatten(1, 2), repeated, torch.ones_like(others[:1]))
-    return Compared(context, start, among, from_start)
+    return Compared(context, start, among, from_start, sight.cell)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.pose import token_rays
 
-LEAST_CELL = 4  # pixels that a cell is wide and high, at least: halved twice
+CELLS = (4, 8, 16, 32)  # pixels that a cell may be wide and high: halved twice, and by half each
+LEAST_CELL = CELLS[0]
 WIDTHS = (24, 48, 96)  # of the convolutions
 WHOLE = 512  # numbers that describe the whole frame
 KEY = 64  # numbers in a key

@@ -115,15 +115,13 @@ def train(
         bar = tqdm(steps, initial=run.step, total=last, disable=not progress, desc=f"train {preset.name}")
         stopped = False
         for _ in bar:
-            stopped = run.any_process(interrupt.asked)
-            if stopped:
-                break
             bar.set_postfix(loss=f"{run.train_step():.4f}")
             if run.step % preset.validate_every == 0 or run.step == last:
                 run.validate()
             if run.step % preset.save_every == 0 and run.step != last:
                 run.save()
-            if run.any_process(time.perf_counter() >= ends):
+            stopped, over = run.any_process(interrupt.asked, time.perf_counter() >= ends)
+            if stopped or over:
                 break
         run.save()
     if stopped:
@@ -165,8 +163,7 @@ class Run:
                 f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rates and resume"
             )
         self.accelerator.backward(loss)
-        norm = self.update()
-        self.log({"loss": value, "gradient_norm": norm, "rate": learning_rate(self.step - 1, self.preset)})
+        self.log({"loss": value, **self.update()})
         return value
 
     @property
@@ -186,22 +183,23 @@ class Run:
                 return locating_loss(self.model, sample, self.preset.loss)
             return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
 
-    def update(self) -> float:
-        """Let optimizers and average follow the gradients, which ends the step; returns the gradients' norm."""
+    def update(self) -> dict[str, float]:
+        """Let optimizers and average follow the gradients, which ends the step; returns what the log says of it."""
+        share = learning_rate(self.step, self.preset)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         rates = [rate for rate in (self.preset.muon_lr, self.preset.adamw_lr) if rate is not None]
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * learning_rate(self.step, self.preset)
+                group["lr"] = rate * share
             optimizer.step()
             optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         self.step += 1
-        return float(norm)
+        return {"gradient_norm": float(norm), "rate": share}
 
-    def any_process(self, asked: bool) -> bool:
-        """Whether any process says so: all of them have to stop at the same step."""
-        return bool(self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device)).any())
+    def any_process(self, *said: bool) -> list[bool]:
+        """For each statement, whether any process makes it: all of them have to stop at the same step."""
+        return self.accelerator.gather(torch.tensor([said], device=self.accelerator.device)).any(dim=0).tolist()
 
     def true_poses(self) -> float:
         """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""

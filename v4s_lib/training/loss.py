@@ -148,7 +148,7 @@ def locating_loss(model, sample: Sample, config: LossConfig) -> Tensor:
         return loss
     context = (sample.context_depth, sample.context_poses[:, :, -1])
     start = (sample.start_depth[:, None], sample.start_pose[:, None])
-    return loss + places_loss(findings.compared, context, start, settings.horizontal_fov, settings.cell)
+    return loss + places_loss(findings.compared, context, start, settings.horizontal_fov)
 
 
 def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:

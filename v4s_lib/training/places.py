@@ -11,13 +11,7 @@ SAME = 0.05  # of the distance, and metres on top: two depths that differ by les
 DEPTH_WEIGHT = 0.3  # of the depth's loss beside that of the matches; our choice
 
 
-def places_loss(
-    compared: Compared,
-    context: tuple[Tensor, Tensor],
-    start: tuple[Tensor, Tensor],
-    fov: float,
-    cell: int = LEAST_CELL,
-) -> Tensor:
+def places_loss(compared: Compared, context: tuple[Tensor, Tensor], start: tuple[Tensor, Tensor], fov: float) -> Tensor:
     """How wrong sight is about S contexts of P frames and their S*M start frames.
 
     Args:
@@ -25,9 +19,8 @@ def places_loss(
         context: true depth (S, P, H, W), metres, and c2w (S, P, 4, 4).
         start: likewise (S*M, 1, H, W) and (S*M, 1, 4, 4), in the axes of their contexts.
         fov: horizontal field of view of the camera, degrees.
-        cell: pixels that a cell is wide and high.
     """
-    camera = Camera(*context[0].shape[-2:], fov)
+    camera, cell = Camera(*context[0].shape[-2:], fov), compared.cell
     repeated = tuple(part.repeat_interleave(len(start[0]) // len(part), dim=0) for part in context)
     with torch.autocast(context[0].device.type, enabled=False):  # a bf16 step at 3 m is a third of a pixel
         looking = (part[:, ::LOOKING] for part in context)

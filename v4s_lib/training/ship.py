@@ -35,9 +35,11 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
     ``earlier`` are the runs, first to last, that ``run`` was started from: their targets and minutes count, too.
     """
     preset = get_preset(preset_name)
-    place = _checkpoint(run)
-    _check_finished(place)
-    stages = [_stage(folder, hardware) for folder in (*earlier, run)]
+    place, state = _checkpoint(run)
+    _check_finished(place, state)
+    states = [*(_checkpoint(folder)[1] for folder in earlier), state]
+    logs = [folder / "log.jsonl" for folder in (*earlier, run)]
+    stages = [run_facts(state, log, hardware) for state, log in zip(states, logs, strict=True)]
     model = ContextVideoTransformer(**preset.model)
     load_average(model, place)
     facts = stages[-1]
@@ -61,25 +63,21 @@ def compared_digest(folder: Path) -> str:
     return weights_digest(*(ContextVideoTransformer.from_pretrained(place) for place in folders))
 
 
-def _checkpoint(run: Path) -> Path:
+def _checkpoint(run: Path) -> tuple[Path, dict[str, Any]]:
+    """A run's newest whole checkpoint, and what it says of itself."""
     place = latest_checkpoint(run / "checkpoints")
     if place is None:
         raise FileNotFoundError(f"expected a checkpoint in {run}/checkpoints, got none: train first")
-    return place
+    return place, json.loads((place / "run.json").read_text())
 
 
-def _check_finished(place: Path) -> None:
+def _check_finished(place: Path, state: dict[str, Any]) -> None:
     """Refuse a checkpoint from the middle of a training."""
-    state = json.loads((place / "run.json").read_text())
     if state["step"] < state["contract"]["steps"]:
         raise ValueError(
             f"expected a training that has ended, got {place} of step {state['step']} of "
             f"{state['contract']['steps']}: run the training's command again, until all steps are done"
         )
-
-
-def _stage(run: Path, hardware: str) -> dict[str, Any]:
-    return run_facts(json.loads((_checkpoint(run) / "run.json").read_text()), run / "log.jsonl", hardware)
 
 
 def load_average(model: ContextVideoTransformer, checkpoint: Path) -> None:
