@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.training.data import RoomStream, draw_sample, step_seed
+from v4s_lib.training.data import RoomStream, draw_sample, step_seed, time_indices
 from v4s_lib.training.loss import Sample
 from v4s_lib.training.presets import SMOKE
 
@@ -97,6 +97,14 @@ def test_time_indices_cover_their_range_and_keep_the_gap(stream):
         assert before.min() > SMOKE.task.gap and before.max() <= 12
         lowest, highest = min(lowest, int(context.min())), max(highest, int(target.max()))
     assert 0 <= lowest < 30 and 990 < highest <= 1023
+
+
+def test_the_context_of_the_longest_scan_may_stand_for_that_of_the_shortest(stream):
+    task, batch = replace(SMOKE.task, scan_latents=(8, 14)), next(iter(stream.groups.values()))
+    assert int(batch.start_index.max()) == 8 + task.gap
+    draws = [time_indices(batch, torch.arange(2), task, torch.Generator().manual_seed(seed)) for seed in range(3000)]
+    assert min(int(target.min()) for _, target in draws) - (14 + task.gap) in range(3)
+    assert max(int(target.max()) for _, target in draws) in range(1021, 1024)
 
 
 def test_targets_stay_with_their_context_path_and_room(stream):

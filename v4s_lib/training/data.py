@@ -58,10 +58,14 @@ def draw_sample(
 
 
 def time_indices(batch: RoomBatch, keep: Tensor, task: RoomTask, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Time indices (S, P) of the scan's latents ``keep`` (P,), and (S, T) of a target, moved by one random offset."""
+    """Time indices (S, P) of the scan's latents ``keep`` (P,), and (S, T) of a target, moved by one random offset.
+
+    The context of a longer scan may come to stand for this one, by the same clock: it has to begin at 0 or after.
+    """
     latents = task.target_latents + task.tail_latents
     last = int(batch.start_index.max()) + latents
-    offset = int(torch.randint(0, 1024 - last, (), generator=generator))
+    least = task.scan_latents[1] - task.scan_latents[0]
+    offset = int(torch.randint(least, 1024 - last, (), generator=generator))
     context, start = batch.time_index[:, keep], batch.start_index[:, None]
     if task.contiguous:
         context = torch.arange(len(keep), device=start.device).expand_as(context)
