@@ -1,10 +1,10 @@
 """Reading and writing video files, exact to the frame.
 
-Reading goes through decord where it can be trusted and pays, else through PyAV from the first frame on. decord 0.6 answers with
-wrong frames, and no error, where an edit list hides frames (a trimmed phone video) or a time stamp passes 2^31, and it
-refuses some narrow frames; a first pass over the packets finds these files. It can also hang for good while it holds
-Python's lock, so it works in a process of its own, which is ended after a time-out. In the time that such a process
-needs to start, PyAV has decoded some hundred frames.
+Reading goes through decord where it can be trusted and pays, else through PyAV from the first frame on. decord 0.6
+answers with wrong frames, and no error, where an edit list hides frames (a trimmed phone video) or a time stamp passes
+2^31, and it refuses some narrow frames; a first pass over the packets finds these files. It can also hang for good
+while it holds Python's lock, so it works in a process of its own, which is ended after a time-out. In the time that
+such a process needs to start, PyAV has decoded some hundred frames.
 """
 
 import importlib.util

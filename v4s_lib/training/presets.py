@@ -43,7 +43,7 @@ class Preset:
     compile: bool = True  # where a C++ compiler or a GPU is at hand
     validate_every: int = 500  # steps
     validation_rooms: int = 16
-    save_every: int = 250  # steps
+    save_every: int = 100  # steps
     inference_steps: int = 3  # this and the next: chosen by python -m v4s_lib.evaluation.settings
     guidance_scale: float = 1.0
     least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
