@@ -27,7 +27,7 @@ def test_the_table_has_rows_that_lose_and_rows_without_figures():
         {"what": "reading", "ours": "exact", "other": "absent", "unit": "s", "pairs": [], "ideal": None},
     ]
     assert ratio_table({"a": {"command": "run a", "threads": 1, "rows": rows}}) == (
-        "| what | ours | other | ours is better by: median [least, most] | command |\n"
+        "| what | ours | other | times better (below 1 ours loses): median [least, most] | command |\n"
         "|---|---|---|---|---|\n"
         "| reading | exact: 3 s | quick: 1 s | 0.38 [0.25, 0.50] | `run a` |\n"
         "| reading | exact | absent | not measured | `run a` |"

@@ -138,19 +138,6 @@ def test_contexts_and_paths_are_dropped_at_their_rates():
     assert masked[~dropped].float().mean().item() == pytest.approx(0.2, abs=0.08)
 
 
-def test_an_error_in_the_last_latent_counts_as_often_as_asked_for():
-    """Two latents are noisy: an error in the first counts half, one in the last half so many times."""
-    first, last = make_sample(), make_sample()
-    first.target_latents[:, :, 1] += 0.5
-    last.target_latents[:, :, 2] += 0.5
-    config = replace(PLAIN, min_sigma=1.0)
-    losses = [flow_matching_loss(make_model(), sample, config, generator()).item() for sample in (first, last)]
-    assert losses == pytest.approx([0.125, 0.125])
-    config = replace(config, tail=6.0)
-    losses = [flow_matching_loss(make_model(), sample, config, generator()).item() for sample in (first, last)]
-    assert losses == pytest.approx([0.125, 0.75])
-
-
 def test_another_rooms_context_comes_whole_and_says_nothing_of_the_start():
     """All contexts move on by one; the start frame stands nowhere in them, so the head is judged by the scan alone."""
     sample = make_sample(3, 2)

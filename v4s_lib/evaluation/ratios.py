@@ -83,7 +83,10 @@ def ratio_table(results: dict[str, Any]) -> str:
     Args:
         results: a benchmark's name to its ``command``, its ``threads`` and its ``rows``, each a Comparison as a dict.
     """
-    lines = ["| what | ours | other | ours is better by: median [least, most] | command |", "|---|---|---|---|---|"]
+    lines = [
+        "| what | ours | other | times better (below 1 ours loses): median [least, most] | command |",
+        "|---|---|---|---|---|",
+    ]
     for benchmark in results.values():
         lines += [ratio_line(Comparison(**row), benchmark["command"]) for row in benchmark["rows"]]
     return "\n".join(lines)

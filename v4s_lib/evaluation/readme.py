@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 # What the front tables show; all methods and measures are behind a fold.
 FRONT = {
     "navigation": (
-        ["ours", "no_context", "first_frame_only", "nearest_true_pose", "splat_sight", "posed", "splat_true_geometry"],
+        [
+            "ours",
+            "no_context",
+            "first_frame_only",
+            "context_mean",
+            "nearest_true_pose",
+            "splat_sight",
+            "posed",
+            "splat_true_geometry",
+        ],
         ["psnr_recall", "psnr", "ssim", "navigation_accuracy", "rotation_error", "translation_error"],
     ),
     "grounding": (
@@ -39,7 +49,7 @@ FRONT = {
 
 
 def headline() -> str:
-    """The results in three sentences, the shipped weights first, then the other training seeds'."""
+    """The results in a few sentences, the shipped weights first, then the other training seeds', and all verdicts."""
     navigation = [load_results("navigation_small"), *seed_results("navigation_small")]
     grounding = [load_results("grounding_small"), *seed_results("grounding_small")]
 
@@ -57,8 +67,16 @@ def headline() -> str:
         f"{seeds(navigation, 'no_context', 'psnr_recall', '.1f')} dB without** ({trainings}).\n"
         f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
         f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
-        f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases (the paper: 65%, on a scale of its own)."
+        f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases (the paper: 65%, on a scale of its own).\n"
+        f"{verdicts()}"
     )
+
+
+def verdicts() -> str:
+    """How many claims have which verdict, in one sentence."""
+    found = Counter(entry.verdict.partition(",")[0] for entry in read_ledger())
+    known = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
+    return f"Of {found.total()} claims of the paper and of a review of it: {known}."
 
 
 def listed(words: list[str]) -> str:

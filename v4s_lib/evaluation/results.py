@@ -217,7 +217,7 @@ def markdown_table(results: dict[str, Any], metrics: list[str], methods: list[st
     for row in results["rows"]:
         if row["metric"] in metrics and (methods is None or row["method"] in methods):
             units[row["metric"]] = row["unit"]
-            cells.setdefault(row["method"], {})[row["metric"]] = _cell(row)
+            cells.setdefault(row["method"], {})[row["metric"]] = _cell(row, results.get("episodes"))
     names = [metric for metric in metrics if metric in units]
     told = ["3-D input"] if TOLD.keys() & cells.keys() else []
     heads = ["method", *told, *(f"{metric} ({units[metric]})" for metric in names)]
@@ -229,12 +229,14 @@ def markdown_table(results: dict[str, Any], metrics: list[str], methods: list[st
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[str, Any], episodes: int | None) -> str:
+    """Mean and interval; of how many rooms if not of all."""
     if row["mean"] is None:
         return "–"
+    rooms = "" if episodes in (None, row["n"]) else f", n = {row['n']}"
     interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
     failed = f" ({row['failed']} failed)" if row["failed"] else ""
-    return f"{row['mean']:.2f}{interval}{failed}"
+    return f"{row['mean']:.2f}{interval}{failed}{rooms}"
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:

@@ -70,7 +70,6 @@ ARMS = {
     "reference": Arm("nothing: the preset as it is", lambda preset: preset),
     "first_frame_only": Arm("no context tokens at all", _loss({"use_context": False})),
     "no_box": Arm("clips end without the box tail", _task({"tail_latents": 0})),
-    "heavy_tail": Arm("the latent in which the box is drawn counts 8 times", _loss({"tail": 8.0})),
     "navigation_alone": Arm("no target seeks an object", _task({"grounding": 0.0})),
     "contiguous": Arm("time index = rank in the sample", _task({"contiguous": True})),
     "gap_0": Arm("the start frame follows the scan at once", _task({"gap": 0})),

@@ -24,7 +24,6 @@ from v4s_lib.training.structure import structural_similarity
 class LossConfig:
     sigma_mean: float = 1.0  # of the logit-normal from which sigma is drawn; > 0 favours high noise
     min_sigma: float = 0.3  # the error of clean latents is divided by max(sigma, min_sigma)**2
-    tail: float = 1.0  # weight of the last latent's error beside the others': the box is a thin line, and drawn there
     drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
     other_context: float = 0.1  # share of contexts that are of another room, in which nothing is to be found
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
@@ -226,9 +225,7 @@ def flow_matching_loss(
             paint_frames=painted,
         )
     error = (output.float() - target)[:, :, 1:] / sigma.clamp(min=config.min_sigma)
-    weight = torch.ones(error.shape[2], device=device)
-    weight[-1] = config.tail
-    loss = (error.square().mean(dim=(0, 1, 3, 4)) * weight).mean()
+    loss = error.square().mean()
     painter = _part(model, "painter")
     if painter is not None:
         clips = (
