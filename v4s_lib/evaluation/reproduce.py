@@ -113,7 +113,7 @@ def choose_episodes(results: dict[str, Any]) -> dict[str, int]:
 
 
 def episode_sheet(models: Models, preset: Preset, results: dict[str, Any], index: int) -> bytes:
-    """PNG of one episode: context, truth, ours and its controls."""
+    """PNG of one episode: context, truth, ours, and what it is compared with."""
     sheets = {"navigation": _navigation_strips, "grounding": _grounding_strips}
     strips = sheets[results["task"]](models, preset, results["split"], index, results["seed"])
     return to_png(contact_sheet(strips))
@@ -121,12 +121,16 @@ def episode_sheet(models: Models, preset: Preset, results: dict[str, Any], index
 
 def _navigation_strips(models: Models, preset: Preset, split: str, index: int, seed: int) -> list[Strip]:
     episode, clips, frames, _ = episode_clips(models, preset, split, index, seed, samples=1)
+    named = {
+        "ours": "ours",
+        "splat_sight": "splat_sight: the context's pixels where our sight puts them, no diffusion",
+        "no_context": "ours, without context",
+        "other_context_forced": "ours, forced to use another room's context",
+    }
     return [
         Strip("context: frames of the scan, unposed", episode.scan.rgb[frames], "context"),
         Strip("ground truth: the first frame is given", episode.target.rgb, "truth"),
-        Strip("ours", clips["ours"], "generated"),
-        Strip("ours, without context", clips["no_context"], "generated"),
-        Strip("ours, another room's context", clips["other_context"], "generated"),
+        *(Strip(name, clips[method], "generated") for method, name in named.items() if method in clips),
     ]
 
 
@@ -136,7 +140,7 @@ def _grounding_strips(models: Models, preset: Preset, split: str, index: int, se
     clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples=1)
     return [
         Strip("context: frames of the scan, unposed", episode.scan.rgb[frames], "context"),
-        Strip(f"ground truth: {episode.item.label}", episode.target_frames, "truth"),
+        Strip(f"ground truth: ends on the {episode.item.label}, then the box", episode.target_frames, "truth"),
         Strip("ours", clips["ours"][0], "generated"),
         Strip("ours, without context", clips["no_context"][0], "generated"),
         Strip("ours, another room's context", clips["other_context"][0], "generated"),
