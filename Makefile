@@ -27,7 +27,7 @@ reproduce: .venv/.installed
 	$(VENV_PYTHON) -m v4s_lib.evaluation.reproduce $(ARGS)
 
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: .venv/.installed
 	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
