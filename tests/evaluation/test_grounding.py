@@ -49,7 +49,7 @@ def test_the_best_of_one_is_the_mean_and_of_all_is_whether_any_passed():
     assert [row["mean"] for row in best_of_curve(lines)] == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
 
 
-def test_report_is_written_and_figures_that_differ_are_refused(scored, tmp_path, monkeypatch):
+def test_report_is_written_and_figures_that_differ_are_refused(scored, scored_once, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     results.save_results(scored, tmp_path / "results" / "grounding_smoke.json")
     reproduce.reproduce(SMOKE, live=1, everything=False, out=tmp_path / "report")

@@ -13,7 +13,7 @@ from v4s_lib.evaluation.trained import arms_table, compare, find_runs, main, sco
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.training.__main__ import main as train
 from v4s_lib.training.arms import arm_preset, get_arm
-from v4s_lib.training.presets import SMALL, SMOKE
+from v4s_lib.training.presets import PRESETS, SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
 ROOMS = [10.0, 20.0, 15.0, 12.0]
@@ -24,10 +24,12 @@ def runs(tmp_path_factory) -> Path:
     """Two arms of two steps at scale ``smoke``, both from the same untrained weights, and one without a reference."""
     folder = tmp_path_factory.mktemp("arms")
     load_pipeline(SMOKE).transformer.save_pretrained(folder / "init")
-    for arm in ("reference", "no_box", "plain_two_way"):
-        start = [] if arm.startswith("plain") else ["--init", str(folder / "init")]
-        asked = ["--preset", "smoke", "--arm", arm, *start, "--steps", "2", "--seed", "3"]
-        assert train([*asked, "--out", str(folder / f"{arm}-seed3")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "smoke", replace(SMOKE, validation_rooms=1))
+        for arm in ("reference", "no_box", "plain_two_way"):
+            start = [] if arm.startswith("plain") else ["--init", str(folder / "init")]
+            asked = ["--preset", "smoke", "--arm", arm, *start, "--steps", "2", "--seed", "3"]
+            assert train([*asked, "--out", str(folder / f"{arm}-seed3")]) == 0
     return folder
 
 

@@ -1,5 +1,6 @@
 """One thread: sums come out the same to the last bit here and in a subprocess. And scans to encode."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.training.tiny_cache import write_cache
 from tests.training.tiny_scans import save_wan, write_scans
+from v4s_lib.training.presets import PRESETS, SMOKE
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -30,3 +32,9 @@ def wan(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return write_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def seldom_validated(monkeypatch):
+    """Preset smoke, as commands in this process find it, validates at the end alone, in one room."""
+    monkeypatch.setitem(PRESETS, "smoke", replace(SMOKE, validate_every=100, validation_rooms=1))

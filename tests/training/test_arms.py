@@ -120,7 +120,7 @@ def test_contiguous_indices_reach_the_model_in_sampling(contiguous):
     assert target[0].tolist() == ([4, 5] if contiguous else [8 + preset.task.gap, 9 + preset.task.gap])
 
 
-def test_the_command_trains_an_arm_from_the_right_start(tmp_path, init, capsys):
+def test_the_command_trains_an_arm_from_the_right_start(tmp_path, init, capsys, seldom_validated):
     options = ["--preset", "smoke", "--steps", "1", "--out", str(tmp_path / "arm")]
     assert main([*options, "--arm", "no_box", "--init", str(init)]) == 0
     assert (tmp_path / "arm" / "weights" / "config.json").is_file()

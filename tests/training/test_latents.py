@@ -139,7 +139,7 @@ def test_two_workers_give_the_same_cache_as_one(episodes, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is of Unix")
 def test_a_killed_run_goes_on_after_the_last_whole_shard(wan, tmp_path):
     for index in range(6):
-        write_scan(tmp_path / "scans" / f"{index}", 5 + 40 * index, seed=index)
+        write_scan(tmp_path / "scans" / f"{index}", 5 + 24 * index, seed=index)
     out, flags = tmp_path / "out", ["--height", "32", "--width", "48", "--scans-a-shard", "1"]
     command = [sys.executable, "-m", "v4s_lib.training.latents", str(tmp_path / "scans"), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -78,7 +78,7 @@ def test_a_run_of_some_minutes_goes_on_to_the_same_end(whole, tmp_path):
     assert_same_end(tmp_path, whole)
 
 
-def test_the_command_says_how_far_it_came(tmp_path, capsys):
+def test_the_command_says_how_far_it_came(tmp_path, capsys, seldom_validated):
     arguments = ["--preset", "smoke", "--out", str(tmp_path)]
     assert main([*arguments, "--minutes", "1e-6"]) == 0
     assert "step 1 of 4: run the same command to go on" in capsys.readouterr().err
@@ -271,10 +271,10 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow  # two processes that import everything: 14 s of one core
-def test_a_run_that_is_interrupted_and_then_killed_goes_on_to_the_same_losses(tmp_path):
+def test_a_run_that_is_interrupted_and_then_killed_goes_on_to_the_same_losses(tmp_path, seldom_validated):
     out = tmp_path / "out"
     process = start(out)
-    wait_for(process, lambda: (out / "log.jsonl").is_file() and len(losses(out)) >= 3)
+    wait_for(process, lambda: (out / "log.jsonl").is_file() and len(losses(out)) >= 1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 130
@@ -294,9 +294,9 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_to_the_same_losses(tm
     saved_at = int(latest_checkpoint(out / "checkpoints").name.removeprefix("checkpoint-"))
     assert interrupted_at < saved_at <= killed_at
 
-    last = killed_at + 2
+    last = killed_at + 1
     assert main(["--preset", "smoke", "--steps", "200", "--out", str(out), "--stop-at", str(last)]) == 0
-    train(get_preset("smoke", steps=200, validate_every=100), tmp_path / "whole", stop_at=last, progress=False)
+    train(get_preset("smoke", steps=200), tmp_path / "whole", stop_at=last, progress=False)
     assert_same_end(out, tmp_path / "whole")
 
 
@@ -306,14 +306,14 @@ from pathlib import Path
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import SMOKE
 
-preset = replace(SMOKE, steps=4, validate_every=100, validation_rooms=1)
-for out, stop_at in (("whole", None), ("half", 2), ("half", None)):
+preset = replace(SMOKE, steps=6, validate_every=100, validation_rooms=1)
+for out, stop_at in (("both", 4), ("half", 2), ("half", 4)):
     train(preset, Path(__file__).parent / out, stop_at=stop_at, progress=False)
 """
 
 
 @pytest.mark.slow  # two processes that import everything
-def test_two_processes_train_one_model_on_other_rooms_and_resume(tmp_path):
+def test_two_processes_train_one_model_on_other_rooms_and_resume(whole, tmp_path):
     (tmp_path / "script.py").write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
@@ -321,7 +321,6 @@ def test_two_processes_train_one_model_on_other_rooms_and_resume(tmp_path):
         [*command, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True, timeout=280
     )
     assert result.returncode == 0, result.stderr
-    assert_same_end(tmp_path / "half", tmp_path / "whole")
-    assert [step for step, *_ in losses(tmp_path / "whole")] == [1, 2, 3, 4]  # logged once, by the main process
-    run(tmp_path / "alone", preset=replace(PRESET, steps=4))
-    assert all(one != both for one, both in zip(losses(tmp_path / "alone"), losses(tmp_path / "whole"), strict=True))
+    assert_same_end(tmp_path / "half", tmp_path / "both")
+    assert [step for step, *_ in losses(tmp_path / "both")] == [1, 2, 3, 4]  # logged once, by the main process
+    assert all(one != both for one, both in zip(losses(whole)[:4], losses(tmp_path / "both"), strict=True))

@@ -65,7 +65,7 @@ def test_the_table_subtracts_the_first_arm():
     ]
 
 
-def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys):
+def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys, seldom_validated):
     monkeypatch.setattr(minutes, "SPEED_STEPS", 2)
     init, out = tmp_path / "init", tmp_path / "out"
     ContextVideoTransformer(**SMOKE.model).save_pretrained(init)

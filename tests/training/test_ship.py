@@ -17,7 +17,7 @@ from v4s_lib.training.presets import get_preset
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train(get_preset("smoke"), folder, progress=False)
+    train(get_preset("smoke", validate_every=100, validation_rooms=1), folder, progress=False)
     return folder
 
 
@@ -55,7 +55,7 @@ def test_a_flipped_byte_in_the_weights_is_refused(shipped):
 
 def test_an_unfinished_training_does_not_ship(tmp_path, monkeypatch):
     monkeypatch.setattr(ship, "MANIFESTS", tmp_path / "manifests")
-    train(get_preset("smoke"), tmp_path / "run", stop_at=1, progress=False)
+    train(get_preset("smoke", validation_rooms=1), tmp_path / "run", stop_at=1, progress=False)
     with pytest.raises(
         ValueError, match="^expected a training that has ended, got .* of step 1 of 4: run the training"
     ):

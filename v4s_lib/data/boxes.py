@@ -57,8 +57,13 @@ def outline(box: Tensor, height: int, width: int) -> Tensor:
     return within(line_width(height)) & ~within(0)
 
 
+def fading(frames: int, device: torch.device | str = "cpu") -> Tensor:
+    """How strongly (frames,) the box shows in each frame of the tail; fully in the last."""
+    return torch.linspace(1 / frames, 1, frames, device=device)
+
+
 def box_tail(last: Tensor, box: Tensor, frames: int) -> Tensor:
     """``frames`` copies of the frame ``last`` (H, W, 3) on which the box fades in: (frames, H, W, 3)."""
-    strength = torch.linspace(1 / frames, 1, frames, device=last.device)[:, None, None, None]
+    strength = fading(frames, last.device)[:, None, None, None]
     line = outline(box.cpu(), *last.shape[:2]).to(last.device)[None, ..., None]
     return torch.where(line, (1 - strength) * last + strength * last.new_tensor(BOX_COLOR), last)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from v4s_lib.data.files import sha256, verify
 
@@ -37,12 +35,20 @@ def load_manifest(name: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         place = " ".join(str(error).split())
         raise ValueError(f"expected YAML in {path}, got text that breaks its rules ({place}): correct it") from error
-    schema = json.loads((MANIFESTS / "schema.json").read_text(encoding="utf-8"))
-    error = best_match(Draft202012Validator(schema).iter_errors(manifest))
+    check_schema(manifest, MANIFESTS / "schema.json", f"{path} to follow schema.json")
+    return manifest
+
+
+def check_schema(content: Any, schema: Path, expected: str) -> None:
+    """Raise ``ValueError``, "expected EXPECTED, got at PLACE: ..", for content that breaks a JSON schema."""
+    # Imported here: with the extras that Jupyter installs it takes seconds, and most processes need no manifest.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(json.loads(schema.read_text(encoding="utf-8"))).iter_errors(content))
     if error is not None:
         place = ".".join(str(part) for part in error.absolute_path) or "the top level"
-        raise ValueError(f"expected {path} to follow schema.json, got at {place}: {error.message}: correct that entry")
-    return manifest
+        raise ValueError(f"expected {expected}, got at {place}: {error.message}: correct that entry")
 
 
 def shipped_folder(name: str, folder: str) -> Path:

@@ -26,7 +26,7 @@ MEMORY_LIMIT = 8 * 2**30  # bytes of frames that one call may return
 TIMEOUT = 120.0  # seconds that decord may take, beside the time for the pixels it has to decode
 DECORD_SMALLEST = 192  # pixels; it miscounts the channels of some narrower frames (48, 72), where PyAV is fast anyway
 PIXELS_PER_SECOND = 5e6  # slower than one old core
-NEAR = 4e7  # pixels that PyAV decodes while a process with decord starts: 0.2 s, by tests.benchmarks video_reading
+NEAR = 4e7  # pixels that PyAV decodes about as soon as a process with decord has started; our estimate
 
 # fault_tol: raise where decord notices that it puts a neighbour in the place of a frame that it cannot decode.
 DECORD_SCRIPT = """

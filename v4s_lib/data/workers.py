@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -16,8 +16,9 @@ Work = Callable[[Any, list[str], int], None]
 def run_workers(work: Work, job: Any, shares: list[list[str]]) -> None:
     """Call ``work(job, share, number)`` for every share: in this process for one share, else each in its own.
 
-    The processes are started afresh (a fork cannot use a GPU that its parent has touched) and share this process's
-    threads. They end with it, even when it is killed.
+    The processes come of one that is started afresh (a fork cannot use a GPU that its parent has touched) and, where
+    the system can, imports what they need once for all. They share this process's threads, and end with it, even when
+    it is killed.
 
     Raises:
         ValueError, OSError: as the first ``work`` that failed, or when a process was ended from outside.
@@ -25,7 +26,8 @@ def run_workers(work: Work, job: Any, shares: list[list[str]]) -> None:
     if len(shares) == 1:
         work(job, shares[0], 0)
         return
-    context = get_context("spawn")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([work.__module__])
     failures, threads = context.SimpleQueue(), max(1, torch.get_num_threads() // len(shares))
     arguments = [(work, job, share, number, threads, failures) for number, share in enumerate(shares)]
     processes = [context.Process(target=_run, args=given) for given in arguments]

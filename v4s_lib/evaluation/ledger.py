@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
-from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.manifests import MANIFESTS, check_schema
 from v4s_lib.evaluation import results
 from v4s_lib.training.presets import get_preset
 
@@ -79,11 +77,7 @@ class Entry:
 def load_claims(text: str | None = None) -> dict[str, Any]:
     """The claims, checked against ``schema.json``; ``ValueError`` names the entry that breaks it."""
     content = yaml.safe_load((FOLDER / "claims.yaml").read_text(encoding="utf-8") if text is None else text)
-    schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
-    error = best_match(Draft202012Validator(schema).iter_errors(content))
-    if error is not None:
-        place = ".".join(str(part) for part in error.absolute_path) or "the top level"
-        raise ValueError(f"expected claims as in schema.json, got at {place}: {error.message}: correct that entry")
+    check_schema(content, FOLDER / "schema.json", "claims as in schema.json")
     names = [claim["id"] for claim in content["claims"]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

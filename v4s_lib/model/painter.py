@@ -29,7 +29,8 @@ class Scene:
     shared: Tensor  # (B,) share of the start frame that the context shows, too
 
 
-def _layers(*widths: int, stride: int = 1) -> nn.Sequential:
+def layers(*widths: int, stride: int = 1) -> nn.Sequential:
+    """Convolutions from each width to the next, each with its GELU; the first one takes the stride."""
     layers = []
     for number, (first, second) in enumerate(zip(widths, widths[1:], strict=False)):
         layers += [nn.Conv2d(first, second, 3, stride=1 if number else stride, padding=1), nn.GELU()]
@@ -50,11 +51,11 @@ class Painter(nn.Module):
         self.tell_shared = zero_linear(1, dim)
         self.patch, self.horizontal_fov = patch, horizontal_fov
         fine, middle, coarse = WIDTHS
-        self.fine = _layers(INPUTS, fine, fine)
-        self.middle = _layers(fine, middle, middle, stride=2)
-        self.coarse = _layers(middle, coarse, coarse, coarse, stride=2)
-        self.join_middle = _layers(middle + coarse, middle)
-        self.join_fine = _layers(fine + middle, fine)
+        self.fine = layers(INPUTS, fine, fine)
+        self.middle = layers(fine, middle, middle, stride=2)
+        self.coarse = layers(middle, coarse, coarse, coarse, stride=2)
+        self.join_middle = layers(middle + coarse, middle)
+        self.join_fine = layers(fine + middle, fine)
         # Three colours to add, and how far the view is kept: what is sharp there need not be painted again.
         self.change = nn.Conv2d(fine, 4, 1)
         nn.init.zeros_(self.change.weight)

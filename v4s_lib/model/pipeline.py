@@ -17,13 +17,16 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.windows import sample_context
+from v4s_lib.model.box_drawer import BoxDrawer, load_box_drawer
 from v4s_lib.model.encoding import Codec, decode_latents, encode_frames, load_codec
 from v4s_lib.model.inputs import FRAMES, InputMixin
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import PADDING, tokenize
 from v4s_lib.model.text_encoder import embed, load_text_encoder, pad_text
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.model.way import named_box
 from v4s_lib.worlds.cameras import inverse
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 MIN_SIGMA = 1e-3  # floor of sigma where a clean prediction is turned into a velocity
 encode_context = apply_forward_hook(ContextVideoTransformer.encode_context)  # offloaded weights come for it, too
@@ -60,10 +63,13 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         text_tokens: to which its embeddings are padded with zeros, as in training; 512 is Wan's.
         contiguous: number latents by their rank in the sample, not by their place in the scan; for a model that was
             trained so (claim A2).
+        box_drawer: draws the box into the last ``tail_latents`` of a clip whose path was planned to something named.
+        tail_latents: in which the camera stands still, at the end of such a clip.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->codec"  # each leaves the device when the next one comes
-    _optional_components = ["text_encoder", "tokenizer"]
+    # Each leaves the device when the next one comes.
+    model_cpu_offload_seq = "text_encoder->transformer->codec->box_drawer"
+    _optional_components = ["text_encoder", "tokenizer", "box_drawer"]
 
     def __init__(
         self,
@@ -76,12 +82,14 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_tokens: int = 512,
         contiguous: bool = False,
+        box_drawer: BoxDrawer | None = None,
+        tail_latents: int = 0,
     ) -> None:
         super().__init__()
-        parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler}
+        parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler, "box_drawer": box_drawer}
         self.register_modules(**parts, text_encoder=text_encoder, tokenizer=tokenizer)
         config = {"gap": gap, "least_shared": least_shared, "text_tokens": text_tokens, "contiguous": contiguous}
-        self.register_to_config(**config)
+        self.register_to_config(**config, tail_latents=tail_latents)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, **kwargs) -> "Video4SpatialPipeline":
@@ -92,6 +100,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         folder = Path(folder)
         parts = {"codec": load_codec(folder / "codec")}
         parts["transformer"] = ContextVideoTransformer.from_pretrained(folder / "transformer", torch_dtype=dtype)
+        if (folder / "box_drawer").is_dir():
+            parts["box_drawer"] = load_box_drawer(folder / "box_drawer")
         if (folder / "text_encoder").is_dir():
             parts["text_encoder"], parts["tokenizer"] = load_text_encoder(folder, dtype)
         return super().from_pretrained(folder, **kwargs | parts)
@@ -147,7 +157,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         # 2. Encode context, start frame and words
         device, dtype = self._execution_device, self.transformer.dtype
         start = encode_frames(self.codec, start_frame[:, None], device)
-        latent_count, path, boxes = ((num_frames or FRAMES) - 1) // 4 + 1, None, None
+        latent_count, path, named = ((num_frames or FRAMES) - 1) // 4 + 1, None, None
         if camera_path is not None:
             path = relative_to_start(camera_path.cpu().double())  # exact far from the world's origin
             latent_count, path = path.shape[1], path.float().to(device, dtype)
@@ -180,7 +190,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             kept = {name: value for name, value in conditional.items() if name.startswith("context")}
             unconditional = (self._branch(noise, context_index, True) if guide_context else kept) | unsaid
         if path is None and self.transformer.localizer is not None:
-            path, boxes = self.plan(latents.to(dtype), target_index, conditional)
+            path, named = self.plan(latents.to(dtype), target_index, conditional)
             conditional["camera_path"] = path
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
@@ -202,14 +212,24 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         # 6. Decode
         del conditional, unconditional  # at full scale the caches of a one-way context are gigabytes
         frames = decode_latents(self.codec, latents).cpu()
+        boxes = None if path is None or camera_path is not None else self._draw_boxes(frames, named)
         self.maybe_free_model_hooks()
         path = None if path is None else path.float().cpu()
         return Video4SpatialOutput(frames, index, context is not None, path, boxes)
 
-    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> tuple[Tensor, list[Tensor | None]]:
+    def _draw_boxes(self, clips: Tensor, named: Tensor | None) -> list[Tensor | None]:
+        """A box (4,) around what each view (M, H, W, ...) names, or None; drawn into the clips' tails, in place."""
+        boxes = [None] * len(clips) if named is None else [named_box(seen) for seen in named]
+        tail = FRAMES_PER_LATENT * self.config.tail_latents
+        found = [number for number, box in enumerate(boxes) if box is not None]
+        if self.box_drawer is not None and found and 0 < tail < clips.shape[1]:
+            clips[found, -tail:] = self.box_drawer.tail(clips[found, -tail - 1], named[found], tail)
+        return boxes
+
+    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> tuple[Tensor, Tensor | None]:
         """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.
 
-        And a box (4,) around what it has found, where the path ends: see the transformer's ``named_boxes``.
+        And what it has found, seen from where the path ends: see the transformer's ``named_view``.
 
         ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
         """
@@ -218,7 +238,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         planned = findings.target_poses
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)
-        return path, self.transformer.named_boxes(findings, condition.get("context_cache"))
+        return path, self.transformer.named_view(findings, condition.get("context_cache"), planned[:, -1, -1])
 
     def _text(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> tuple[dict, dict]:
         """Arguments of the transformer for ``count`` instructions, and for the null text; none if it does not read."""

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from v4s_lib.data.manifests import MANIFESTS, shipped_folder
+from v4s_lib.model.box_drawer import BoxDrawer, load_box_drawer
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -15,11 +16,14 @@ from v4s_lib.model.weights import check_keys
 from v4s_lib.training.presets import Preset, get_preset
 
 
-def make_pipeline(transformer: ContextVideoTransformer, preset: Preset) -> Video4SpatialPipeline:
-    """A pipeline around a transformer, with the preset's codec, scheduler and gap."""
+def make_pipeline(
+    transformer: ContextVideoTransformer, preset: Preset, box_drawer: BoxDrawer | None = None
+) -> Video4SpatialPipeline:
+    """A pipeline around a transformer, with the preset's codec, scheduler, gap and box tail."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
     codec = PatchCodec(preset.patch_size)
     config = {"gap": preset.task.gap, "least_shared": preset.least_shared, "contiguous": preset.task.contiguous}
+    config |= {"box_drawer": box_drawer, "tail_latents": preset.task.tail_latents}
     pipeline = Video4SpatialPipeline(transformer.eval(), codec, scheduler, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -42,11 +46,21 @@ def load_pipeline(preset: str | Preset, weights: Path | None = None, variant: st
             f"expected shipped weights of preset {preset.name}, got none: train it with python -m v4s_lib.training "
             f"--preset {preset.name} and name the folder of its weights"
         )
+    drawer = None
     if weights is None:
         weights = shipped_folder(f"weights_{preset.name}", f"weights/{preset.name}/{variant}")
+        drawer = shipped_box_drawer(preset.name) if variant == "ours" else None
     if not (Path(weights) / "config.json").is_file():
         raise FileNotFoundError(f"expected a trained transformer in {weights}, got no config.json: train one first")
-    return make_pipeline(ContextVideoTransformer.from_pretrained(weights), preset)
+    return make_pipeline(ContextVideoTransformer.from_pretrained(weights), preset, drawer)
+
+
+def shipped_box_drawer(preset: str) -> BoxDrawer | None:
+    """What was taught to draw boxes for a preset's shipped weights, checked; None where there is none."""
+    name = f"weights_{preset}_box_drawer"
+    if not (MANIFESTS / f"{name}.yaml").is_file():
+        return None
+    return load_box_drawer(shipped_folder(name, f"weights/{preset}/box_drawer"))
 
 
 POSES = "pose_adapter."  # the beginning of its weights' names

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from v4s_lib.data.instructions import NAVIGATION, navigation_instruction
 from v4s_lib.data.navigation import navigation_paths
 from v4s_lib.data.rooms import render_one
 from v4s_lib.data.windows import grouped_frames, sample_context
+from v4s_lib.evaluation.real import scoring
 from v4s_lib.evaluation.real.__main__ import main, parse, prepare, read_path
 from v4s_lib.evaluation.real.detect import Detector
 from v4s_lib.evaluation.real.sampling import Settings, WindowPipeline, sample_window
@@ -78,6 +81,23 @@ class Place:
         given |= {"steps": 1, "point_frames": 18, "device": "cpu", "seed": 3} | changes
         flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
         return [str(self.scans), *(word for flag in flags for word in flag)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reconstructed_once() -> Iterator[None]:
+    """Two tests score the same windows with other models: what the scan shows outside of each is reconstructed once."""
+    finders, make = {}, scoring.window_finder
+
+    def window_finder(scan, window, gap, count):
+        seen = sha256(scan.frames.numpy().tobytes() + scan.c2w.numpy().tobytes()).hexdigest()
+        key = seen, repr((scan.camera, window)), gap, count
+        if key not in finders:
+            finders[key] = make(scan, window, gap, count)
+        return finders[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "window_finder", window_finder)
+        yield
 
 
 @pytest.fixture(scope="module")
