@@ -8,6 +8,7 @@ from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix, smooth
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
+from v4s_lib.model.way import named_box
 from v4s_lib.worlds.cameras import Camera
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -70,9 +71,11 @@ def test_a_box_goes_around_what_is_named_where_the_last_frame_looks(painting):
     logits[0, 1 + 1] = logits[1, 1 + 1] = logits[2, 0] = 20.0  # the second of the upper row, and nothing
     poses = torch.eye(4).expand(3, 2, 4, 4, 4).clone()
     poses[1, -1, -1] = torch.diag(torch.tensor([-1.0, 1, -1, 1]))
-    boxes = painting.named_boxes(Findings(target_poses=poses, found=logits), cache)
+    ends = poses[:, -1, -1]
+    boxes = [named_box(seen) for seen in painting.named_view(Findings(found=logits), cache, ends)]
     assert boxes[0].tolist() == [0, 3, 4, 7] and boxes[1] is None and boxes[2] is None
-    assert painting.named_boxes(Findings(target_poses=poses), cache) == [None] * 3
+    assert painting.named_view(Findings(), cache, ends) is None
+    assert painting.named_view(Findings(found=logits), None, ends) is None
 
 
 def test_a_few_frames_at_a_time_are_painted_as_all_together(painting, inputs):

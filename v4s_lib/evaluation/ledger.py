@@ -164,27 +164,28 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     content = json.loads((folder / f"{name}.json").read_text())
     if "weights_sha256" in content:
         seed = folder.name if folder.name.startswith("seed") else None
-        digest = shipped_digest(content["preset"]) if seed is None else recorded_digest(content["preset"], seed)
-        if content["weights_sha256"] != digest:
-            raise ValueError(
-                f"expected {name} for weights {digest[:12]}, got it for {content['weights_sha256'][:12]}: "
-                "run its command again"
-            )
+        preset, task = content["preset"], content.get("task", "")
+        for key, digest in (shipped_digests(preset, task) if seed is None else recorded_digests(preset, seed)).items():
+            if content.get(key) != digest:
+                raise ValueError(
+                    f"expected {name} for weights {digest[:12]}, got it for {str(content.get(key))[:12]}: "
+                    "run its command again"
+                )
     return content
 
 
-@lru_cache(maxsize=2)
-def shipped_digest(preset: str) -> str:
-    """sha256 over the parameters of the shipped models of a preset."""
-    return results.models_digest(results.load_models(get_preset(preset)))
+@lru_cache(maxsize=4)
+def shipped_digests(preset: str, task: str) -> dict[str, str]:
+    """What results of a task are bound to, of the shipped models of a preset."""
+    return results.task_digests(results.load_models(get_preset(preset)), task)
 
 
-def recorded_digest(preset: str, seed: str) -> str:
-    """sha256 over the parameters of another training seed, as its record says; its weights are not shipped."""
+def recorded_digests(preset: str, seed: str) -> dict[str, str]:
+    """The same of another training seed, as its record says; its weights are not shipped, nor has it a box drawer."""
     record = MANIFESTS / "weights" / preset / seed / "run.json"
     if not record.is_file():
         raise ValueError(f"expected the training of {seed} in {record}, got no file: ship its record first")
-    return json.loads(record.read_text())["compared_sha256"]
+    return {"weights_sha256": json.loads(record.read_text())["compared_sha256"]}
 
 
 def _find(place: dict[str, Any], name: str, file: str) -> Any:

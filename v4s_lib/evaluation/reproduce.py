@@ -24,10 +24,10 @@ from v4s_lib.evaluation.results import (
     has_results,
     load_models,
     load_results,
-    models_digest,
     run_experiment,
     save_results,
     tables,
+    task_digests,
 )
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
@@ -80,12 +80,12 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
 
 def check_weights(results: dict[str, Any], models: Models) -> None:
     """Refuse results that were measured with other weights than the shipped ones."""
-    digest = models_digest(models)
-    if results["weights_sha256"] != digest:
-        raise ValueError(
-            f"expected results for weights {digest[:12]}, got some for {results['weights_sha256'][:12]}: "
-            "run python -m v4s_lib.evaluation again"
-        )
+    for name, digest in task_digests(models, results["task"]).items():
+        if results.get(name) != digest:
+            raise ValueError(
+                f"expected results for weights {digest[:12]}, got some for {str(results.get(name))[:12]}: "
+                "run python -m v4s_lib.evaluation again"
+            )
 
 
 def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) -> None:

@@ -106,12 +106,12 @@ def run_experiment(
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     if workers > 1:
         run_workers(_score_part, asked, [[str(number), str(workers)] for number in range(workers)])
-    digest, lines = _score(*asked)
+    digests, lines = _score(*asked)
     return {
         "task": task,
         "preset": preset.name,
         "split": split,
-        "weights_sha256": digest,
+        **digests,
         "commit": current_commit(),
         "seed": seed,
         "samples": samples,
@@ -139,17 +139,18 @@ def _score(
     store: Path,
     samples: int,
     part: tuple[int, int] = (0, 1),
-) -> tuple[str, list[dict]]:
-    """The digest of the models, and the scored episodes of ``part``, see ``score_all``."""
+) -> tuple[dict[str, str], list[dict]]:
+    """The digests of the models, and the scored episodes of ``part``, see ``score_all``."""
     models = load_models(preset, weights, first_frame_only)
-    digest = models_digest(models)
+    digests = task_digests(models, task)
+    named = "-".join(digest[:12] for digest in digests.values())
     lines = score_all(
         lambda index: EXPERIMENTS[task].score(models, preset, split, index, seed, samples),
         episodes,
-        store / f"{task}-{preset.name}-{split}-{digest[:12]}-{store_key(preset, seed, samples)}.jsonl",
+        store / f"{task}-{preset.name}-{split}-{named}-{store_key(preset, seed, samples)}.jsonl",
         part=part,
     )
-    return digest, lines
+    return digests, lines
 
 
 def _score_part(asked: tuple, part: list[str], number: int) -> None:
@@ -173,6 +174,14 @@ def models_digest(models: Models) -> str:
     """sha256 over all parameters of the compared transformers."""
     compared = (models.ours, models.first_frame_only)
     return weights_digest(*(pipeline.transformer for pipeline in compared if pipeline is not None))
+
+
+def task_digests(models: Models, task: str) -> dict[str, str]:
+    """What a task's results are bound to: ``models_digest`` and, where clips end in a box, that of what draws it."""
+    digests, drawer = {"weights_sha256": models_digest(models)}, models.ours.box_drawer
+    if task == "grounding" and drawer is not None:
+        digests["box_drawer_sha256"] = weights_digest(drawer)
+    return digests
 
 
 def save_results(results: dict[str, Any], path: Path) -> None:
