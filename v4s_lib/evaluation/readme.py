@@ -43,7 +43,7 @@ FRONT = {
     ),
     "grounding": (
         ["ours", "no_context", "other_context", "shuffled_instruction", "random_object", "retrieve", "ground_truth"],
-        ["if_sd02", "if_sd01", "if", "sd", "smooth"],
+        ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"],
     ),
 }
 
