@@ -11,6 +11,7 @@ from v4s_lib.evaluation.calibrate import calibrate, frames_to_tell
 from v4s_lib.evaluation.grounding import best_of_curve, chance, sample_grounding, shown_best
 from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
+from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.training.presets import get_preset
 from v4s_lib.worlds.scenes import SceneObject
 
@@ -107,3 +108,14 @@ def test_the_calibration_measures_what_its_limits_were_set_to():
     episode, other = (grounding_episode("validation", index, get_preset("small").task) for index in (0, 1))
     frames = frames_to_tell(episode, other, get_preset("small"))
     assert (frames["ground truth"] - episode.target.rgb[-1]).abs().mean() < 0.02  # the file changes little
+
+
+def test_results_are_bound_to_what_draws_the_box_too(scored):
+    models = results.load_models(SMOKE)
+    reproduce.check_weights(scored, models)
+    models.ours.box_drawer = BoxDrawer((4, 4, 4))
+    with pytest.raises(ValueError, match="^expected results for weights .*, got some for None: run python -m"):
+        reproduce.check_weights(scored, models)
+    digests = results.task_digests(models, "grounding")
+    reproduce.check_weights(scored | digests, models)
+    assert results.task_digests(models, "navigation") == {"weights_sha256": digests["weights_sha256"]}
