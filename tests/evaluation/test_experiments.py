@@ -11,7 +11,7 @@ from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.worlds import WORLDS
 from v4s_lib.evaluation import experiments
 from v4s_lib.evaluation.arms import EXPERIMENTS, FOLLOWED, RETAINED, Arm
-from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arm, score_arm
+from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arms, score_arm
 from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
@@ -30,14 +30,27 @@ def test_arms_are_compared_room_by_room():
 
 def test_a_run_that_stopped_goes_on(tmp_path):
     arm = Arm("none")
-    first = run_arm("guidance", arm, SMOKE, "validation", 1, store=tmp_path, progress=False)
+    (first,) = run_arms("guidance", [arm], SMOKE, "validation", 1, store=tmp_path)
     (file,) = tmp_path.iterdir()
     line = json.loads(file.read_text())
     line["methods"]["none"]["psnr"] = 5.0
     file.write_text(json.dumps(line) + "\n")
-    both = run_arm("guidance", arm, SMOKE, "validation", 2, store=tmp_path, progress=False)
+    (both,) = run_arms("guidance", [arm], SMOKE, "validation", 2, store=tmp_path)
     assert both["per_episode"]["psnr"][0] == 5.0 and len(both["per_episode"]["psnr"]) == 2
     assert first["weights_sha256"] == both["weights_sha256"] and first["arm"]["guidance_scale"] == 1
+
+
+def test_two_processes_score_what_one_does(tmp_path):
+    arms = [Arm("short", context_latents=2, scan_latents=6), Arm("long", context_latents=5, scan_latents=6)]
+    asked = ("context", arms, SMOKE, "validation", 3)
+    shared = run_arms(*asked, store=tmp_path / "two", workers=2)
+    assert len(list((tmp_path / "two").glob("*-part*of2.jsonl"))) == 2
+    alone = run_arms(*asked, store=tmp_path / "one")
+    for one, two in zip(alone, shared, strict=True):
+        assert one["arm"] == two["arm"] and np.allclose(
+            one["per_episode"]["psnr"], two["per_episode"]["psnr"], atol=1e-3
+        )
+    assert alone[0]["per_episode"]["psnr"] != alone[1]["per_episode"]["psnr"]
 
 
 def test_an_arm_is_what_it_says():
@@ -84,12 +97,11 @@ def test_a_followed_arm_is_asked_where_its_camera_went():
 
 def test_an_arm_in_a_park_is_scored_in_the_park(tmp_path):
     arm = Arm("park", world="park", context_latents=2, scan_latents=2, followed=True)
-    results = run_arm("worlds", arm, SMOKE, "validation", 2, store=tmp_path, progress=False)
+    elsewhere = replace(arm, name="rooms", world="rooms", followed=False)
+    results, other = run_arms("worlds", [arm, elsewhere], SMOKE, "validation", 2, store=tmp_path)
     rows = {row["metric"]: row for row in results["rows"]}
     assert {row["method"] for row in results["rows"]} == {"park"} and rows["psnr"]["n"] == 2
     assert rows["navigation_accuracy"]["failed"] <= 6 and len(results["per_episode"]["navigation_accuracy"]) == 2
-    elsewhere = replace(arm, world="rooms", followed=False)
-    other = run_arm("worlds", elsewhere, SMOKE, "validation", 2, store=tmp_path, progress=False)
     assert other["per_episode"]["psnr"] != results["per_episode"]["psnr"]
 
 
@@ -119,7 +131,7 @@ def test_arms_with_and_without_context_are_scored_over_the_same_pixels(monkeypat
 
     monkeypatch.setattr(experiments, "picture_measures", watched)
     for arm in EXPERIMENTS["handheld"]:
-        assert np.isfinite(score_arm(pipeline, SMOKE, arm, "validation", 0, 0)[arm.name]["psnr"])
+        assert np.isfinite(score_arm(pipeline, SMOKE, arm, "validation", 0, 0)["psnr"])
     (first, *others) = masks
     assert all(torch.equal(mask, first[0]) and not torch.equal(video, first[1]) for mask, video in others)
 

@@ -1,7 +1,7 @@
 """``python -m v4s_lib.evaluation.experiments guidance``: arms of an experiment, on the same test rooms.
 
-An arm is a way to sample the shipped weights. Its episodes are scored one at a time and kept: a stopped run goes on.
-Its figures go to ``data_manifests/results/experiments``, one JSON an arm and one for all, compared in pairs, room by
+An arm is a way to sample the shipped weights. Rooms are scored one at a time, by all arms, and kept: a stopped run goes
+on. Figures go to ``data_manifests/results/experiments``, one JSON an arm and one for all, compared in pairs, room by
 room. Pixels are the same in all arms of an experiment: recalled from the context or, where that differs from arm to
 arm, from the whole scan.
 """
@@ -9,6 +9,7 @@ arm, from the whole scan.
 import argparse
 import sys
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from v4s_lib.command import command
 from v4s_lib.data.handheld import by_phone
 from v4s_lib.data.navigation import NavigationEpisode, navigation_paths
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.data.rooms import RoomTask
 from v4s_lib.data.windows import grouped_frames, sample_context
-from v4s_lib.data.worlds import world_episode
+from v4s_lib.data.workers import run_workers
+from v4s_lib.data.worlds import WORLDS, world_episode
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.following import following_measures, replayed
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, store_key, table
@@ -30,15 +33,30 @@ from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save
 from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.worlds.visibility import Partition
 
 FOLDER = RESULTS / "experiments"
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the last one where an arm is followed
 
 
-def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int) -> dict:
+@lru_cache(maxsize=len(WORLDS))  # the arms of one room are scored in a row
+def _room(world: str, split: str, index: int, task: RoomTask, scan_latents: int | None) -> NavigationEpisode:
+    return world_episode(world, split, index, task, scan_latents)
+
+
+@lru_cache(maxsize=1)
+def _told_by_scan(*asked: Any) -> Partition:
+    """What all of a scan tells of the target's pixels; asked as ``_room``."""
+    episode, task = _room(*asked), asked[3]
+    return episode.known(torch.arange(len(episode.scan.rgb)), task.camera)
+
+
+def score_arm(
+    pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int
+) -> dict[str, float]:
     """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed."""
-    episode = world_episode(arm.world, split, index, preset.task, arm.scan_latents)
-    seed = episode_seed(seed, index)
+    asked = (arm.world, split, index, preset.task, arm.scan_latents)
+    episode, seed = _room(*asked), episode_seed(seed, index)
     shown = by_phone(episode, preset.task, seed) if arm.handheld else episode
     scan, start = shown.scan.rgb, shown.target.rgb[:1]
     output = pipeline(
@@ -54,14 +72,14 @@ def score_arm(pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: 
     used = output.context_index
     if not arm.with_context:  # the pixels that the latents tell which the pipeline would have drawn
         used = sample_context((len(scan) - 1) // 4 + 1, len(used), torch.Generator().manual_seed(seed))
-    frames = grouped_frames(used).flatten().unique()
-    if arm.scan_latents is not None:
-        frames = torch.arange(len(episode.scan.rgb))
-    known = episode.known(frames, preset.task.camera)
+    if arm.scan_latents is None:
+        known = episode.known(grouped_frames(used).flatten().unique(), preset.task.camera)
+    else:
+        known = _told_by_scan(*asked)
     measures = picture_measures(output.frames[0], episode.target.rgb, known)
     if arm.followed:
         measures |= follow(output.frames[0], episode, preset, split, index)
-    return {arm.name: measures}
+    return measures
 
 
 def follow(clip: Tensor, episode: NavigationEpisode, preset: Preset, split: str, index: int) -> dict[str, float]:
@@ -71,39 +89,58 @@ def follow(clip: Tensor, episode: NavigationEpisode, preset: Preset, split: str,
     return following_measures({"ours": clip}, episode, path, preset)["ours"]
 
 
-def run_arm(
+def run_arms(
     experiment: str,
-    arm: Arm,
+    arms: list[Arm],
     preset: Preset,
     split: str = "test",
     episodes: int = 128,
     seed: int = 0,
     store: Path = Path("runs/experiments"),
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Score an arm; what ``store`` holds of it already is not computed again."""
+    workers: int = 1,
+) -> list[dict[str, Any]]:
+    """Score the arms; what ``store`` holds of them already is not computed again. At most one process an episode."""
+    asked, workers = (experiment, arms, preset, split, episodes, seed, store), min(workers, episodes)
+    if workers > 1:
+        run_workers(_score_part, asked, [[str(number), str(workers)] for number in range(workers)])
+    digest, lines = _score(*asked)
+    rows = table(lines, METRICS)
+    results = []
+    for arm in arms:
+        own = [row for row in rows if row["method"] == arm.name]
+        facts = {"experiment": experiment, "arm": asdict(arm), "preset": preset.name, "split": split}
+        facts |= {"weights_sha256": digest, "commit": current_commit(), "seed": seed, "episodes": episodes}
+        values = {row["metric"]: [line["methods"][arm.name][row["metric"]] for line in lines] for row in own}
+        results.append(facts | {"rows": own, "per_episode": values})
+    return results
+
+
+def _score(
+    experiment: str,
+    arms: list[Arm],
+    preset: Preset,
+    split: str,
+    episodes: int,
+    seed: int,
+    store: Path,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[str, list[dict]]:
+    """The digest of the models, and the scored episodes of ``part``, see ``score_all``."""
     models = load_models(preset)
     digest = models_digest(models)
-    asked = store_key(preset, asdict(arm))
-    lines = score_all(
-        lambda index: score_arm(models.ours, preset, arm, split, index, seed),
-        episodes,
-        store / f"{file_name(experiment, arm)}-{asked}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl",
-        progress,
-    )
-    measured = [metric for metric in METRICS if metric in lines[0]["methods"][arm.name]]
-    return {
-        "experiment": experiment,
-        "arm": asdict(arm),
-        "preset": preset.name,
-        "split": split,
-        "weights_sha256": digest,
-        "commit": current_commit(),
-        "seed": seed,
-        "episodes": episodes,
-        "rows": table(lines, METRICS),
-        "per_episode": {m: [line["methods"][arm.name][m] for line in lines] for m in measured},
-    }
+    asked = store_key(preset, [asdict(arm) for arm in arms])
+
+    def score(index: int) -> dict[str, dict[str, float]]:
+        return {arm.name: score_arm(models.ours, preset, arm, split, index, seed) for arm in arms}
+
+    file = store / f"{experiment}-{asked}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl"
+    return digest, score_all(score, episodes, file, part=part)
+
+
+def _score_part(asked: tuple, part: list[str], number: int) -> None:
+    """What one of several processes does: its episodes are stored, for ``_score`` to read."""
+    first, step = map(int, part)
+    _score(*asked, part=(first, step))
 
 
 def file_name(experiment: str, arm: Arm) -> str:
@@ -155,15 +192,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--store", type=Path, default=Path("runs/experiments"), help="scored episodes, to go on from")
     args = parser.parse_args(arguments)
     if args.episodes < 2:
         raise ValueError(f"expected 2 episodes or more, got {args.episodes}: an interval needs two rooms, ask for more")
-    results, preset = [], get_preset(args.preset)
-    for arm in EXPERIMENTS[args.experiment]:
-        results.append(run_arm(args.experiment, arm, preset, args.split, args.episodes, store=args.store))
-        save_results(results[-1], args.out / f"{file_name(args.experiment, arm)}.json")
+    if args.workers < 1:
+        raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
+    arms, asked = EXPERIMENTS[args.experiment], (args.split, args.episodes)
+    results = run_arms(args.experiment, arms, get_preset(args.preset), *asked, store=args.store, workers=args.workers)
+    for arm, result in zip(arms, results, strict=True):
+        save_results(result, args.out / f"{file_name(args.experiment, arm)}.json")
     save_results(summarise(results), args.out / f"{args.experiment}.json")
     print(compare_arms(results))
 

@@ -17,6 +17,7 @@ import yaml
 
 from v4s_lib.data.manifests import MANIFESTS, check_schema
 from v4s_lib.evaluation import results
+from v4s_lib.evaluation.navigation import Models
 from v4s_lib.training.presets import get_preset
 
 FOLDER = MANIFESTS / "ledger"
@@ -175,9 +176,13 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
+def _shipped_models(preset: str) -> Models:
+    return results.load_models(get_preset(preset))
+
+
 def shipped_digests(preset: str, task: str) -> dict[str, str]:
     """What results of a task are bound to, of the shipped models of a preset."""
-    return results.task_digests(results.load_models(get_preset(preset)), task)
+    return results.task_digests(_shipped_models(preset), task)
 
 
 def recorded_digests(preset: str, seed: str) -> dict[str, str]:

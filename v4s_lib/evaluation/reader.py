@@ -25,6 +25,7 @@ from v4s_lib.data.manifests import MANIFESTS, save_shipped, shipped_folder
 from v4s_lib.data.rooms import RoomTask, render_many
 from v4s_lib.data.targets import middle
 from v4s_lib.model.weights import check_keys
+from v4s_lib.training.fit import fit
 from v4s_lib.worlds.cameras import Camera, pose
 from v4s_lib.worlds.objects import COLORS, KINDS
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
@@ -32,7 +33,8 @@ from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
 CAMERA = Camera(32, 48)  # frames that it reads; others are resized to these
 NOTHING = len(COLORS) * len(KINDS)  # the class of a frame with no object in its middle
 ROOMS, LOOKS = 4000, 16  # rooms it is trained on, and cameras in each
-EPOCHS = 7
+EPOCHS, BATCH = 7, 64
+RATE = 2e-3  # of AdamW, at the most
 NOTHING_WEIGHT = 0.2  # in the loss; nineteen cells in twenty show nothing
 CELL = 4  # pixels that a cell is wide and high
 COVERED = 0.15  # of a cell, at least, to be of an object; the smallest that counts lies in four cells, 3 pixels in each
@@ -152,23 +154,17 @@ def train_reader(rooms: int = ROOMS, epochs: int = EPOCHS, seed: int = 0, progre
     frames, classes = (torch.cat(part) for part in zip(*parts, strict=True))
     torch.manual_seed(seed)
     reader = ObjectReader()
-    batch, steps = 64, epochs * len(frames) // 64
     weight = torch.ones(NOTHING + 1)
     weight[NOTHING] = NOTHING_WEIGHT
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(2, steps))
-    bar = tqdm(range(steps), disable=not progress, desc="reader")
-    for _ in bar:
-        drawn = torch.randint(len(frames), (batch,), generator=generator)
+
+    def loss() -> Tensor:
+        drawn = torch.randint(len(frames), (BATCH,), generator=generator)
         shown, wanted = spoiled(frames[drawn].float() / 255, generator), classes[drawn].long()
         if torch.rand((), generator=generator) < 0.5:
             shown, wanted = shown.flip(2), wanted.flip(2)  # a mirrored room is a room
-        loss = cross_entropy(reader(shown), wanted, weight)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        return cross_entropy(reader(shown), wanted, weight)
+
+    fit(reader, loss, epochs * len(frames) // BATCH, RATE, progress)
     return reader.eval()
 
 

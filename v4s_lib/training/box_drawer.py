@@ -28,6 +28,7 @@ from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.text import tokenize
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.data import VOCABULARY, RoomStream
+from v4s_lib.training.fit import fit
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
@@ -36,7 +37,7 @@ SEED = 77  # of the rooms: none of the shipped trainings'
 GROUPS, ROOMS, TARGETS = 120, 4, 6  # groups of rooms, rooms a group, things sought in each
 STEPS, BATCH = 1500, 32
 RATE = 3e-3  # of AdamW, at the most
-NOISE = 0.05  # standard deviation of what is added to a frame, of its range, at most
+NOISE = 0.025  # standard deviation of what is added to a frame in 0..1, at most
 CHANGED = 1e-3  # of a colour's range: where the tail's last frame differs so much from the one before it is the line
 
 
@@ -95,7 +96,7 @@ def spoiled(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Frames (N, H, W, 3) as a model might draw them: each blurred and noisy by chance."""
     share, strength = torch.rand((2, len(frames), 1, 1, 1), generator=generator)
     blurred = avg_pool2d(frames.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
-    noise = NOISE * strength / 2 * torch.randn(frames.shape, generator=generator)
+    noise = NOISE * strength * torch.randn(frames.shape, generator=generator)
     return frames + share * (blurred - frames) + noise
 
 
@@ -105,23 +106,16 @@ def train_box_drawer(ends: Ends, steps: int, seed: int = 0, progress: bool = Tru
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawer = BoxDrawer()
-    optimizer = torch.optim.AdamW(drawer.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(2, steps))
-    losses = []
-    for _ in (bar := tqdm(range(steps), disable=not progress, desc="box drawer")):
+
+    def loss() -> Tensor:
         drawn = torch.randint(len(ends.frames), (BATCH,), generator=generator)
         frames, named, line = (getattr(ends, field.name)[drawn].float() for field in fields(Ends))
         if torch.rand((), generator=generator) < 0.5:
             frames, named, line = frames.flip(2), named.flip(2), line.flip(2)  # a mirrored room is a room
-        loss = binary_cross_entropy_with_logits(drawer(spoiled(frames, generator), named), line)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    last = losses[-max(1, steps // 10) :]
-    return drawer.eval(), sum(last) / len(last)
+        return binary_cross_entropy_with_logits(drawer(spoiled(frames, generator), named), line)
+
+    last = fit(drawer, loss, steps, RATE, progress)
+    return drawer.eval(), last
 
 
 @command("the samples are kept; run the same command to go on")
