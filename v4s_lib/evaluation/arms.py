@@ -23,7 +23,7 @@ def _pair(arm: Arm) -> list[Arm]:
     return [arm, replace(arm, name=f"{arm.name} without context", with_context=False)]
 
 
-FOLLOWED = (3, 25, 84)  # context latents: 12 and 100 frames (claim C8), and as many as the paper has
+FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
 
 EXPERIMENTS = {
     "guidance": [
@@ -31,10 +31,11 @@ EXPERIMENTS = {
         *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
         *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
     ],
-    "context": [
-        Arm(f"{count} latents", context_latents=count, scan_latents=100, followed=count in FOLLOWED)
-        for count in (16, 1, 3, 12, 25, 50, 84, 100)
+    "context": [  # the longest scans met in training
+        Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED)
+        for count in (16, 1, 3, 6, 12, 25)
     ],
+    "long_scan": [Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (16, 3, 12, 25, 84)],
     "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
     "worlds": [
         *_pair(Arm("rooms")),
