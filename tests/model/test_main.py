@@ -14,10 +14,13 @@ from tests.model.drawn import randn
 from tests.model.tiny_wan import save_pipeline
 from v4s_lib.data.episodes import flip_axes
 from v4s_lib.data.video import read_frames, write_video
-from v4s_lib.model.__main__ import main, read_path, read_start
+from v4s_lib.model.__main__ import chosen_frames, main, read_path, read_start
+from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.stock import load_stock
 from v4s_lib.model.wan import main as save
 from v4s_lib.model.wan import wan_pipeline
+from v4s_lib.training.presets import SMOKE
+from v4s_lib.training.weights import load_pipeline
 
 SAID = "the camera moves smoothly in a room"
 
@@ -65,6 +68,17 @@ def test_words_are_followed_from_an_image_with_a_transformer_beside_wan(place, t
     changes |= {"path": None, "instruction": SAID, "frames": 13, "guidance": 2, "stride": 2, "dtype": "bfloat16"}
     assert main([*arguments(place, out, **changes), "--tiling", "--offload"]) == 0
     assert read_frames(out).shape == (13, 32, 48, 3)
+
+
+def test_a_long_video_is_thinned_out_to_a_scan_as_in_training(place):
+    """Of 401 frames 5 evenly spread ones, where no training saw more than 2 latents; all, where none is on record."""
+    pipeline = Video4SpatialPipeline.from_pretrained(place / "pipeline")
+    assert pipeline.config.longest_scan is None and list(chosen_frames(9, None, pipeline)) == list(range(9))
+    pipeline.register_to_config(longest_scan=2)
+    assert list(chosen_frames(401, None, pipeline)) == [0, 100, 200, 300, 400]
+    assert list(chosen_frames(4, None, pipeline)) == [0, 1, 2, 3]
+    assert list(chosen_frames(401, 150, pipeline)) == [0, 150, 300]
+    assert load_pipeline("smoke").config.longest_scan == SMOKE.task.scan_latents[1]
 
 
 def test_paths_and_start_frames_are_read_as_they_were_written(place, make_path):

@@ -105,6 +105,11 @@ def frame_times(path: str | Path) -> Tensor:
     return (times - times[0]) * float(unit)
 
 
+def spread(count: int, most: int) -> list[int]:
+    """The numbers of ``most`` frames, evenly over a video of ``count``, or of all if it has no more."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
+
+
 def write_video(path: str | Path, frames: Tensor, fps: float = 10, crf: int = 6, pixels: str = "yuv444p") -> None:
     """Write uint8 RGB frames (F, H, W, 3) as H.264 in MP4, by default with full colour resolution and high quality.
 

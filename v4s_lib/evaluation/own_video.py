@@ -10,7 +10,7 @@ from torch import Tensor
 
 from v4s_lib.data.fitting import fit_frames
 from v4s_lib.data.sources import whole_latents
-from v4s_lib.data.video import count_frames, read_frames
+from v4s_lib.data.video import count_frames, read_frames, spread
 from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.paths import latent_frames
@@ -23,9 +23,8 @@ def read_scan(video: str | Path, preset: Preset) -> Tensor:
     the middle of a room, about 45 degrees a second, comes close to what the model was trained on.
     """
     count, most = count_frames(video), latent_frames(preset.task.scan_latents[1])
-    chosen = torch.linspace(0, count - 1, min(count, most)).round().long()
     camera = preset.task.camera
-    return fit_frames(read_frames(video, chosen), camera.height, camera.width).float() / 255
+    return fit_frames(read_frames(video, spread(count, most)), camera.height, camera.width).float() / 255
 
 
 def navigate(

@@ -7,6 +7,7 @@ nerfstudio's convention (camera-to-world, OpenGL axes, metres), 4k+1 of them; an
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from torch import Tensor
 from v4s_lib.command import command
 from v4s_lib.data.episodes import flip_axes
 from v4s_lib.data.fitting import fit_frames
-from v4s_lib.data.video import count_frames, read_frames, write_video
+from v4s_lib.data.video import count_frames, read_frames, spread, write_video
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.model.wan import DTYPES, wan_pipeline
+from v4s_lib.worlds.paths import latent_frames
 
 
 def read_path(file: Path) -> Tensor:
@@ -43,6 +45,14 @@ def read_start(start: str, context: Path) -> Tensor:
             return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))[None]
     except (FileNotFoundError, UnidentifiedImageError) as error:
         raise ValueError(f"expected a frame's number or an image, got {start}: give one of both") from error
+
+
+def chosen_frames(count: int, stride: int | None, pipeline: Video4SpatialPipeline) -> Sequence[int]:
+    """The numbers of a video's frames to take: every ``stride``-th, or as many as the longest scan of training had."""
+    longest = pipeline.config.longest_scan
+    if stride is not None or longest is None:
+        return range(0, count, stride or 1)
+    return spread(count, latent_frames(longest))
 
 
 def enable_tiling(pipeline: Video4SpatialPipeline) -> None:
@@ -78,7 +88,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="folder of a saved pipeline")
     parser.add_argument("--wan", type=Path, help="a Wan pipeline's folder, where --weights holds a transformer alone")
     parser.add_argument("--context", type=Path, required=True, help="the video that shows the scene")
-    parser.add_argument("--stride", type=int, default=1, help="take every n-th of its frames (default: 1)")
+    parser.add_argument(
+        "--stride", type=int, help="take every n-th of its frames (default: all, or as many as training's scans had)"
+    )
     parser.add_argument("--start-frame", required=True, help="a frame's number in the context video, or an image file")
     parser.add_argument("--path", type=Path, help="where the camera goes: a JSON file with poses")
     parser.add_argument("--instruction", help="what to do, in words")
@@ -103,12 +115,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     if args.out.suffix != ".mp4" or args.out.is_dir():
         raise ValueError(f"expected a file name that ends in .mp4 for --out, got {args.out}: choose another")
-    if args.stride < 1 or args.fps <= 0:
+    if (args.stride is not None and args.stride < 1) or args.fps <= 0:
         raise ValueError(f"expected --stride from 1 and --fps above 0, got {args.stride} and {args.fps}: choose others")
     path = None if args.path is None else read_path(args.path)
     start = read_start(args.start_frame, args.context)
-    context = read_frames(args.context, range(0, count_frames(args.context), args.stride))
     pipeline = load(args)
+    context = read_frames(args.context, chosen_frames(count_frames(args.context), args.stride, pipeline))
     size = pipeline.fixed_size or (args.height, args.width)
     video = pipeline(
         fit_frames(context, *size) / 255,

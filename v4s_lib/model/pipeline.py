@@ -65,6 +65,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             trained so (claim A2).
         box_drawer: draws the box into the last ``tail_latents`` of a clip whose path was planned to something named.
         tail_latents: in which the camera stands still, at the end of such a clip.
+        longest_scan: latents of the longest scan met in training; in one much longer, a model may lose its place.
     """
 
     # Each leaves the device when the next one comes.
@@ -84,12 +85,13 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         contiguous: bool = False,
         box_drawer: BoxDrawer | None = None,
         tail_latents: int = 0,
+        longest_scan: int | None = None,
     ) -> None:
         super().__init__()
         parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler, "box_drawer": box_drawer}
         self.register_modules(**parts, text_encoder=text_encoder, tokenizer=tokenizer)
         config = {"gap": gap, "least_shared": least_shared, "text_tokens": text_tokens, "contiguous": contiguous}
-        self.register_to_config(**config, tail_latents=tail_latents)
+        self.register_to_config(**config, tail_latents=tail_latents, longest_scan=longest_scan)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, **kwargs) -> "Video4SpatialPipeline":
