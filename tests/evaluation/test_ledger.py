@@ -10,6 +10,7 @@ from v4s_lib.evaluation.ledger import (
     NOT_REPRODUCED,
     NOT_RUN,
     REPRODUCED,
+    TOO_SMALL,
     UNTESTED,
     Check,
     Checked,
@@ -151,6 +152,18 @@ def test_what_was_not_run_has_no_verdict(folder):
     assert judge_claim({**CLAIM, "needs": "a baseline"}, 1).verdict == UNTESTED
 
 
+def test_nothing_is_compared_where_what_it_presupposes_does_not_hold(folder):
+    """The figure that lacks is shown, and what it would take; where it holds, the checks decide."""
+    checks = {"checks": [check(pair="ours - none", at_least=0.1)], "command": "x", "takes": "a week"}
+    short, far = ({"only_if": check(method="none", metric="score", at_least=bar)} for bar in (0.1, 0.3))
+    assert judge_claim(CLAIM | checks | short, 1, folder).verdict == REPRODUCED
+    entry = judge_claim(CLAIM | checks | far, 1, folder)
+    assert entry.verdict == TOO_SMALL
+    assert "score of none 0.20 [0.10, 0.30] (≥ 0.3: no); it takes a week | **not testable" in ledger_table([entry])
+    later = {"only_if": {"results": "later", "pair": "a - b", "at_least": 1}}
+    assert judge_claim(CLAIM | checks | later, 1, folder).verdict == NOT_RUN
+
+
 def test_nothing_over_nothing_holds_no_bar(folder):
     results = json.loads((folder / "some.json").read_text())
     for row in results["rows"]:
@@ -184,6 +197,7 @@ def test_a_check_names_what_is_there(folder):
         ("    needs: weights trained without some pairs", "    wants: weights trained without some pairs", "claims.13"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
+        ("    takes: a plain model", "    command: a plain model", "claims"),
     ],
 )
 def test_a_broken_claim_is_named(old, new, place):

@@ -42,6 +42,7 @@ def result(arm: str, seed: int, values: list[float], **changes: object) -> dict:
         "measure": "picture",
     } | changes
     scored = {"ours": {"psnr_recall": values, "psnr": values}}
+    scored["no_context"] = {"psnr_recall": [value - 3 for value in values]}
     return {"arm": arm, "training_seed": seed, "per_episode": scored, **shared}
 
 
@@ -52,10 +53,20 @@ def test_rooms_are_compared_in_pairs_over_the_seeds_that_both_have():
     found = compare(arms, references)
     gain = found["gain"]["no_box - reference, psnr_recall"]
     assert (gain["mean"], gain["low"], gain["high"], gain["n"]) == (-2, -2, -2, 8)
+    assert found["gain"]["no_box - no_box without context, psnr_recall"]["high"] == 3
+    assert "no_box - no_box without context, psnr" not in found["gain"]
     rows = {(row["method"], row["metric"]): row["mean"] for row in found["rows"]}
     assert rows["no_box", "training_seeds"] == 2
     assert rows["reference", "psnr_recall"] == pytest.approx(np.mean(ROOMS) + 2.5)
     assert sorted(found["weights"]) == ["no_box-seed2", "no_box-seed3", "reference-seed2", "reference-seed3"]
+
+
+def test_a_reference_is_compared_with_itself_without_context_alone():
+    references = [result("reference", seed, [value + seed for value in ROOMS]) for seed in (1, 2)]
+    found = compare(references, references)
+    assert list(found["gain"]) == ["reference - reference without context, psnr_recall"]
+    assert found["gain"]["reference - reference without context, psnr_recall"]["low"] == 3
+    assert sorted(found["weights"]) == ["reference-seed1", "reference-seed2"]
 
 
 def test_arms_that_saw_unequal_numbers_of_targets_are_not_compared():
@@ -109,7 +120,7 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     kept["methods"]["ours"]["psnr"] = 5.0
     first.write_text(json.dumps(kept) + "\n")
     assert main([*asked, "--episodes", "2"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["no_box-picture.json", "scored"]
+    assert sorted(path.name for path in out.iterdir()) == ["no_box-picture.json", "reference-picture.json", "scored"]
     own = json.loads((out / "scored" / "no_box-seed3-picture.json").read_text())
     assert own["per_episode"]["ours"]["psnr"][0] == 5.0 and len(own["per_episode"]["ours"]["psnr"]) == 2
     assert (own["targets_seen"], own["training_seed"], len(own["weights_sha256"])) == (2 * 2 * 2, 3, 64)
@@ -147,9 +158,13 @@ def test_a_clip_without_a_box_is_judged_by_its_last_moving_frame(runs, tmp_path)
 
 def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
     """Claims that rest on trained arms name files and pairs that the command writes."""
-    checks = [check for claim in load_claims()["claims"] for check in claim.get("checks", [])]
-    asked = [check for check in checks if check["results"].startswith("arms/")]
+    claims = load_claims()["claims"]
+    asked = [check for claim in claims for check in claim.get("checks", []) if check["results"].startswith("arms/")]
     assert len(asked) >= 10
+    for check in (claim["only_if"] for claim in claims if "only_if" in claim):
+        name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
+        assert check["pair"] == f"{name} - {name} without context, psnr_recall" and measure == "picture"
+        assert get_arm(name).reference == name
     for check in asked:
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
         reference, units = get_arm(name).reference, MEASURES[measure][1] | {"retention": "1", "training_seeds": "1"}
@@ -159,9 +174,11 @@ def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
 
 
 def test_the_table_says_what_is_stored(tmp_path):
-    found = compare([result("no_box", 1, [11.0, 21.0])], [result("reference", 1, [10.0, 20.0])])
-    (tmp_path / "no_box-picture.json").write_text(json.dumps(found))
-    cells = (
-        "| no_box | clips end without the box tail | psnr_recall | 16.00 [11.00, 21.00] | +1.00 [+1.00, +1.00] | 2 |"
-    )
-    assert arms_table(tmp_path).splitlines()[2] == cells
+    references = [result("reference", 1, [10.0, 20.0])]
+    (tmp_path / "no_box-picture.json").write_text(json.dumps(compare([result("no_box", 1, [11.0, 21.0])], references)))
+    (tmp_path / "reference-picture.json").write_text(json.dumps(compare(references, references)))
+    lines, mean = arms_table(tmp_path).splitlines()[2:], "16.00 [11.00, 21.00]"
+    own, changes = "+3.00 [+3.00, +3.00] | 2 |", get_arm("no_box").changes
+    assert lines[0].endswith(f"as it is | psnr_recall | 15.00 [10.00, 20.00] | – | {own}")
+    assert lines[2] == f"| no_box | {changes} | psnr_recall | {mean} | +1.00 [+1.00, +1.00] | {own}"
+    assert lines[3].endswith(f"| psnr | {mean} | +1.00 [+1.00, +1.00] | – | 2 |") and len(lines) == 4

@@ -23,6 +23,7 @@ from v4s_lib.training.presets import get_preset
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not tested yet", "by design, see the tests"
+TOO_SMALL = "not testable at this scale"
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,20 @@ def read_ledger(claims: dict[str, Any] | None = None, folder: Path | None = None
 def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = None) -> Entry:
     """The verdict on one claim; with too few training seeds behind any of its checks, a preliminary one.
 
-    All checks hold: reproduced. Some do, and with them every decisive one: in part. Otherwise: not reproduced.
+    All checks hold: reproduced. Some do, and with them every decisive one: in part. Otherwise: not reproduced. Where
+    what the claim presupposes (``only_if``) does not hold, nothing is compared.
     """
     if "proved_by" in claim:
         return Entry(claim, BY_DESIGN)
     if "needs" in claim:
         return Entry(claim, UNTESTED)
     folder = folder or results.RESULTS
+    if "only_if" in claim:
+        if not _file(claim["only_if"], folder).is_file():
+            return Entry(claim, NOT_RUN)
+        presupposed = on_every_seed(claim["only_if"], folder)
+        if not presupposed.holds:
+            return Entry(claim, TOO_SMALL, [presupposed])
     if any(not _file(check, folder).is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
     checks = [on_every_seed(check, folder) for check in claim["checks"]]
@@ -206,6 +214,7 @@ def ledger_table(entries: list[Entry]) -> str:
         claim = entry.claim
         ours = "; ".join(describe(check) for check in entry.checks)
         ours = ours or (f"needs {claim['needs']}" if "needs" in claim else claim.get("proved_by", "–"))
+        ours += f"; it takes {claim['takes']}" if entry.verdict == TOO_SMALL else ""
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 ``--runs`` holds what ``python -m v4s_lib.training --arm NAME`` wrote: folders ``NAME-seedS``. Episodes are scored one
 at a time and kept: a stopped run goes on. Figures go to ``data_manifests/results/arms``: one JSON for each arm, seed
-and measure with its provenance, and one for each arm and measure, compared with its reference room by room.
+and measure with its provenance, and one for each arm and measure, compared with its reference, and with itself without
+context, room by room.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from v4s_lib.training.weights import load_pipeline
 
 FOLDER = RESULTS / "arms"
 RUN = re.compile(r"(\w+)-seed(\d+)")
+WITHOUT = " without context"
 
 
 def find_runs(root: Path, names: list[str]) -> dict[str, list[int]]:
@@ -104,7 +106,8 @@ def score_run(
 def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, Any]:
     """An arm and its reference, room by room, over the training seeds that both have.
 
-    Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC".
+    Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC", and
+    those over the same weights without context, which say whether it is used, "ARM - ARM without context, METRIC".
     Raises ``ValueError`` where they did not see as many targets, started from other weights or were scored otherwise.
     """
     by_seed = {result["training_seed"]: result for result in references}
@@ -130,9 +133,12 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     for metric, unit in (MEASURES[first["measure"]][1] | {"retention": "1"}).items():
         columns = metric_columns(pairs, metric)
         rows += [make_row(name, metric, unit, values, scenes).to_json() for name, values in columns.items()]
-        if columns:
-            name, difference = f"{first['arm']} - {reference['arm']}", columns[first["arm"]] - columns[reference["arm"]]
-            gain[f"{name}, {metric}"] = make_row(name, metric, unit, difference, scenes).to_json()
+        names = dict.fromkeys((first["arm"], reference["arm"]))  # one name for a reference by itself
+        for one, other in [tuple(names)] * (len(names) - 1) + [(name, name + WITHOUT) for name in names]:
+            if one in columns and other in columns:
+                difference = columns[one] - columns[other]
+                row = make_row(f"{one} - {other}", metric, unit, difference, scenes)
+                gain[f"{one} - {other}, {metric}"] = row.to_json()
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     return {**shared, "weights": weights, "targets_seen": targets, "rows": rows, "gain": gain}
@@ -152,7 +158,7 @@ def metric_columns(pairs: list[tuple[dict[str, Any], dict[str, Any]]], metric: s
     """A metric's values, all rooms of the first seed and then of the next, of each arm and of it without context."""
     columns = {}
     for results in zip(*pairs, strict=True):
-        for method, suffix in (("ours", ""), ("no_context", " without context")):
+        for method, suffix in (("ours", ""), ("no_context", WITHOUT)):
             parts = [result["per_episode"].get(method, {}).get(metric) for result in results]
             if None not in parts:
                 columns[results[0]["arm"] + suffix] = np.array(parts, float).flatten()
@@ -160,15 +166,22 @@ def metric_columns(pairs: list[tuple[dict[str, Any], dict[str, Any]]], metric: s
 
 
 def arms_table(folder: Path = FOLDER) -> str:
-    """Every comparison that is stored, in Markdown: the arm's mean, and its paired difference from the reference."""
-    lines = ["| arm | changes | metric | mean | minus reference | rooms × seeds |", "|---|---|---|---|---|---|"]
+    """Every arm that is stored, in Markdown: its mean, and the paired differences that ``compare`` made of it."""
+    lines = [
+        "| arm | changes | metric | mean | minus reference | minus itself without context | rooms × seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, arm in ARMS.items():
         for file in sorted(folder.glob(f"{name}-*.json")):
             found = json.loads(file.read_text())
-            means = {row["metric"]: row for row in found["rows"] if row["method"] == name}
-            for gain in found["gain"].values():
-                cells = [name, arm.changes, gain["metric"], _cell(means[gain["metric"]], ""), _cell(gain, "+")]
-                lines.append(f"| {' | '.join(cells)} | {gain['n']} |")
+            for row in found["rows"]:
+                if row["method"] == name and row["metric"] != "training_seeds":
+                    metric = row["metric"]
+                    gains = [
+                        found["gain"].get(f"{name} - {other}, {metric}") for other in (arm.reference, name + WITHOUT)
+                    ]
+                    cells = [_cell(row, ""), *("–" if gain is None else _cell(gain, "+") for gain in gains)]
+                    lines.append(f"| {' | '.join([name, arm.changes, metric, *cells])} | {row['n']} |")
     return "\n".join(lines)
 
 
@@ -201,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, scored in results.items():
             reference = get_arm(name).reference
             both, new = seeds_of[name] & seeds_of.get(reference, set()), {name, reference} & found.keys()
-            if reference != name and both and new:
+            if both and new:
                 save_results(compare(scored, results[reference]), args.out / f"{name}-{measure}.json")
     print(arms_table(args.out))
 
