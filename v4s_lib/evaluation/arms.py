@@ -35,7 +35,10 @@ EXPERIMENTS = {
         Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED)
         for count in (16, 1, 3, 6, 12, 25)
     ],
-    "long_scan": [Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (16, 3, 12, 25, 84)],
+    "long_scan": [
+        Arm("without context", scan_latents=100, with_context=False),
+        *(Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (3, 12, 16, 25, 84)),
+    ],
     "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
     "worlds": [
         *_pair(Arm("rooms")),
