@@ -23,7 +23,6 @@ from v4s_lib.training.presets import get_preset
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not tested yet", "by design, see the tests"
-TOO_SMALL = "not testable at this scale"
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,11 @@ class Entry:
     verdict: str
     checks: list[Check] = field(default_factory=list)
 
+    @property
+    def worst(self) -> Check | None:
+        """The check that misses its bar most; None if all hold."""
+        return min((check for check in self.checks if not check.holds), key=lambda check: check.margin, default=None)
+
 
 def load_claims(text: str | None = None) -> dict[str, Any]:
     """The claims, checked against ``schema.json``; ``ValueError`` names the entry that breaks it."""
@@ -113,7 +117,7 @@ def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = 
             return Entry(claim, NOT_RUN)
         presupposed = on_every_seed(claim["only_if"], folder)
         if not presupposed.holds:
-            return Entry(claim, TOO_SMALL, [presupposed])
+            return Entry(claim, UNTESTED, [presupposed])
     if any(not _file(check, folder).is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
     checks = [on_every_seed(check, folder) for check in claim["checks"]]
@@ -214,17 +218,18 @@ def ledger_table(entries: list[Entry]) -> str:
         claim = entry.claim
         ours = "; ".join(describe(check) for check in entry.checks)
         ours = ours or (f"needs {claim['needs']}" if "needs" in claim else claim.get("proved_by", "–"))
-        ours += f"; it takes {claim['takes']}" if entry.verdict == TOO_SMALL else ""
+        ours += f"; it takes {claim['takes']}" if entry.checks and entry.verdict == UNTESTED else ""
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 
 
 def brief_table(entries: list[Entry]) -> str:
-    """The verdicts in Markdown: a claim a line, with the figure of its first check."""
+    """The verdicts in Markdown: a claim a line, with the figure that misses its bar most, or its first one."""
     lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
     for entry in entries:
         claim = entry.claim
-        ours = f"{entry.checks[0].seeds[0].what}: {_figures(entry.checks[0])}" if entry.checks else "–"
+        shown = entry.worst or (entry.checks[0] if entry.checks else None)
+        ours = f"{shown.seeds[0].what}: {_figures(shown)} ({shown.seeds[0].bar})" if shown else "–"
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 

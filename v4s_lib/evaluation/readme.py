@@ -74,9 +74,12 @@ def headline() -> str:
 
 def verdicts() -> str:
     """How many claims have which verdict, in one sentence."""
-    found = Counter(entry.verdict.partition(",")[0] for entry in read_ledger())
-    known = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
-    return f"Of {found.total()} claims of the paper and of a review of it: {known}."
+    entries = [entry.verdict.split(", ") for entry in read_ledger()]
+    found = Counter(verdict for verdict, *_ in entries)
+    once = Counter(verdict for verdict, *seeds in entries if seeds == ["one training seed"])
+    noted = {verdict: f" ({count} of them on one training seed)" for verdict, count in once.items()}
+    known = ", ".join(f"{count} {verdict}{noted.get(verdict, '')}" for verdict, count in found.most_common())
+    return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}."
 
 
 def listed(words: list[str]) -> str:
