@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from v4s_lib.evaluation.ledger import evaluate, load_claims
-from v4s_lib.evaluation.trained import arms_table, compare, find_runs, main, score_run
+from v4s_lib.evaluation.trained import HANDHELD, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.training.__main__ import main as train
 from v4s_lib.training.arms import arm_preset, get_arm
@@ -143,7 +143,8 @@ def test_an_arm_is_compared_with_a_reference_of_which_the_figures_alone_are_left
 
 
 @pytest.mark.parametrize(
-    ("measure", "metrics"), [("following", ["navigation_accuracy"]), ("handheld", ["psnr_recall", "retention"])]
+    ("measure", "metrics"),
+    [("following", ["navigation_accuracy"]), ("handheld", ["psnr_recall", "retention", "handheld_psnr_recall"])],
 )
 def test_costlier_measures_come_by_flags(runs, tmp_path, measure, metrics):
     scored = score_run(runs / "no_box-seed3", measure, "validation", 1, tmp_path, progress=False)
@@ -167,7 +168,7 @@ def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
         assert get_arm(name).reference == name
     for check in asked:
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
-        reference, units = get_arm(name).reference, MEASURES[measure][1] | {"retention": "1", "training_seeds": "1"}
+        reference, units = get_arm(name).reference, MEASURES[measure][1] | HANDHELD | {"training_seeds": "1"}
         pair, metric = check["pair"].rsplit(", ", 1) if "pair" in check else (f"{name} - {reference}", check["metric"])
         assert pair == f"{name} - {reference}" and metric in units
         assert check.get("method", name) in (name, reference)

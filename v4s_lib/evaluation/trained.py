@@ -32,6 +32,7 @@ from v4s_lib.training.weights import load_pipeline
 FOLDER = RESULTS / "arms"
 RUN = re.compile(r"(\w+)-seed(\d+)")
 WITHOUT = " without context"
+HANDHELD = {"retention": "1", "handheld_psnr_recall": "dB"}  # what measure handheld has beside its own metric
 
 
 def find_runs(root: Path, names: list[str]) -> dict[str, list[int]]:
@@ -86,6 +87,7 @@ def score_run(
     }
     if measure == "handheld":
         values["ours"]["retention"] = kept_shares(lines).tolist()
+        values["ours"]["handheld_psnr_recall"] = values["handheld_ours"]["psnr_recall"]
     return {
         "arm": name,
         "changes": get_arm(name).changes,
@@ -130,7 +132,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     scenes = np.tile(np.arange(first["episodes"]), len(pairs))
     rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
     gain = {}
-    for metric, unit in (MEASURES[first["measure"]][1] | {"retention": "1"}).items():
+    for metric, unit in (MEASURES[first["measure"]][1] | HANDHELD).items():
         columns = metric_columns(pairs, metric)
         rows += [make_row(name, metric, unit, values, scenes).to_json() for name, values in columns.items()]
         names = dict.fromkeys((first["arm"], reference["arm"]))  # one name for a reference by itself
