@@ -1,8 +1,9 @@
-"""``python -m v4s_lib.training.minutes --init FOLDER``: what one change of the recipe is worth in equal minutes.
+"""``python -m v4s_lib.training.minutes``: what one change of the recipe is worth in equal minutes.
 
-Each arm is the preset with one change. All start from the same weights and train for as many steps as fit into the
-given minutes at the arm's own speed, which a few steps measure first: rates fall to zero by step, so their number must
-be known. Validation costs no arm its minutes. A run that is stopped goes on; all curves are in one JSON file.
+Each arm is the preset with one change. All take what locates and plans from the same weights, as the ablations do, and
+are taught to draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a few
+steps measure first: rates fall to zero by step, so their number must be known. Validation costs no arm its minutes. A
+run that is stopped goes on; all curves are in one JSON file.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from typing import Any
 
 from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import Preset, get_preset
 
 SPEED_STEPS = 20  # that measure an arm's speed, after one that compiles
+REFERENCE = "reference"  # the ablations' arm that changes nothing
 METRIC = "psnr_recall_ours"  # dB, on validation rooms
 
 
@@ -134,7 +137,7 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.minutes", description=__doc__)
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--init", type=Path, required=True, help="folder of a trained transformer to start from")
+    parser.add_argument("--init", type=Path, help="folder of trained weights to start from (default: those that ship)")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training for each arm (default: 20)")
     parser.add_argument("--every", type=int, default=100, help="steps between validations (default: 100)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
@@ -145,13 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(
             f"expected minutes above 0 and 1 or more steps, got {args.minutes} and {args.every}: give more"
         )
-    preset = get_preset(args.preset)
-    # The initial weights know where things are: no steps that teach it alone, and the task as it is at the end.
-    known = {"locate_steps": 0, "true_poses_until": 0.0}
-    preset = replace(preset, first_reach=preset.task.reach, first_spread=preset.task.spread, **known)
+    preset = arm_preset(REFERENCE, get_preset(args.preset))
+    init = arm_start(REFERENCE, args.preset, args.init)
     arms = {}
     for name in args.arms:
-        arms[name] = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, args.init)
+        arms[name] = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)
         about = {"preset": preset.name, "minutes": args.minutes, "seed": args.seed, "commit": current_commit()}
         beside = args.out / "minutes.part"
         beside.write_text(json.dumps({**about, "arms": arms}, indent=1) + "\n")
