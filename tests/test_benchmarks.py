@@ -47,8 +47,8 @@ def test_peak_memory_is_what_was_held_at_one_time():
     def together():
         return [torch.zeros(2**20) for _ in range(3)]
 
-    assert peak_bytes(one_after_the_other) == pytest.approx(4 * 2**20, rel=0.01)
-    assert peak_bytes(together) == pytest.approx(12 * 2**20, rel=0.01)
+    assert peak_bytes(one_after_the_other, torch.device("cpu")) == pytest.approx(4 * 2**20, rel=0.01)
+    assert peak_bytes(together, torch.device("cpu")) == pytest.approx(12 * 2**20, rel=0.01)
 
 
 def test_written_frames_tell_their_index_and_a_wrong_one_is_noticed(tmp_path):

@@ -29,13 +29,15 @@ BENCHMARKS = {
 }
 
 
-def measure(name: str, pairs: int, quick: bool, threads: int) -> dict[str, Any]:
+def measure(name: str, pairs: int, quick: bool, threads: int, device: torch.device) -> dict[str, Any]:
     """Run one benchmark; its rows, and what they were measured on. A row is printed as soon as it is known."""
     call, rows = f"python -m tests.benchmarks {name}", []
-    for row in tqdm(BENCHMARKS[name](pairs, quick), desc=name, unit=" rows"):
+    for row in tqdm(BENCHMARKS[name](pairs, quick, device), desc=name, unit=" rows"):
         tqdm.write(ratio_line(row, call), file=sys.stderr)
         rows.append(asdict(row))
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        machine += f", {torch.cuda.get_device_name()}"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     where = {"commit": current_commit(), "machine": machine, "threads": threads, **versions}
     return {"command": call, "pairs": pairs, **where, "rows": rows}
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help=f"out of {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--pairs", type=int, default=5, help="measured of each row (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="of torch, decord and PyAV's callers (default: 1)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, default=RESULTS / "benchmarks.json", help="results, added to")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and is not stored")
     args = parser.parse_args(arguments)
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     results = json.loads(args.json.read_text()) if args.json.is_file() and not args.quick else {}
     for name in args.names or BENCHMARKS:
-        results[name] = measure(name, args.pairs, args.quick, args.threads)
+        results[name] = measure(name, args.pairs, args.quick, args.threads, torch.device(args.device))
         if not args.quick:
             save_results(results, args.json)
     print(f"{args.threads} threads, {args.pairs} pairs\n\n{ratio_table(results)}")

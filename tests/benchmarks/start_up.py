@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
+import torch
+
 from v4s_lib.evaluation.ratios import Comparison, time_pairs
 
 TORCH = "import torch"
@@ -31,7 +33,7 @@ def start(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def compare(pairs: int, quick: bool) -> Iterator[Comparison]:
+def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` leaves out all but the first."""
     rows = [
         ("import", "v4s_lib.model.transformer", MODEL, "torch", TORCH),

@@ -1,8 +1,9 @@
 """A training step of the plain one-way model against the same step around diffusers' own Wan transformer.
 
-Both have the width, the layers, the data, the optimizers and the precision of preset ``small``, without its parts that
-the paper does not have. The stock model has no context of its own: context and target are one sequence, clean latents
-with timestep 0, so every target of a context carries the context again. Rooms are not rendered here.
+Both have the width, the layers, the data, the optimizers and the precision of preset ``small``, or on a GPU ``base``,
+without the parts that the paper does not have. The stock model has no context of its own: context and target are one
+sequence, clean latents with timestep 0, so every target of a context carries the context again. Rooms are not rendered
+here.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loop import make_optimizers
-from v4s_lib.training.presets import SMALL, SMOKE, Preset
+from v4s_lib.training.presets import BASE, SMALL, SMOKE, Preset
+from v4s_lib.training.utilisation import wait
 
 WORDS = 8  # of an instruction
 
@@ -32,7 +34,7 @@ class Batch:
     text: Tensor  # (S*M, L, text_dim)
 
 
-def make_batch(preset: Preset, targets: int) -> Batch:
+def make_batch(preset: Preset, targets: int, device: torch.device) -> Batch:
     """As many targets as a step of the preset has, ``targets`` of them a context."""
     task, channels = preset.task, preset.model["in_channels"]
     rows, columns = preset.model["position_size"]
@@ -40,7 +42,7 @@ def make_batch(preset: Preset, targets: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator).to(device)
 
     return Batch(
         draw(count // targets, channels, task.context_latents, rows, columns),
@@ -60,8 +62,9 @@ def make_model(preset: Preset, stock: bool) -> nn.Module:
 
 
 def predict_ours(model: nn.Module, batch: Batch, noisy: Tensor, timestep: Tensor) -> Tensor:
-    index = torch.arange(batch.context.shape[2]).expand(len(batch.context), -1)
-    target_index = (batch.context.shape[2] + 4 + torch.arange(noisy.shape[2])).expand(len(noisy), -1)
+    times = torch.arange(batch.context.shape[2] + 4 + noisy.shape[2], device=noisy.device)
+    index = times[: batch.context.shape[2]].expand(len(batch.context), -1)
+    target_index = times[-noisy.shape[2] :].expand(len(noisy), -1)
     return model(noisy, timestep, target_index, batch.context, index, encoder_hidden_states=batch.text)
 
 
@@ -75,44 +78,49 @@ def predict_stock(model: nn.Module, batch: Batch, noisy: Tensor, timestep: Tenso
     return model(joined, times, batch.text, return_dict=False)[0][:, :, given - 1 :]
 
 
-def make_step(preset: Preset, predict: Predict, targets: int, compiled: bool, precision: str) -> Callable[[], None]:
-    """One optimizer step, of our model or of the stock one."""
-    model, batch = make_model(preset, predict is predict_stock), make_batch(preset, targets)
+def make_step(
+    preset: Preset, predict: Predict, targets: int, compiled: bool, precision: str, device: torch.device
+) -> Callable[[], None]:
+    """One optimizer step, of our model or of the stock one; the device is waited for."""
+    model, batch = make_model(preset, predict is predict_stock).to(device), make_batch(preset, targets, device)
     optimizers = make_optimizers(model, preset)
     if compiled:
         model.compile_repeated_blocks()
     generator = torch.Generator().manual_seed(1)
 
     def step() -> None:
-        sigma = torch.rand(len(batch.target), generator=generator)
+        sigma = torch.rand(len(batch.target), generator=generator).to(device)
         mix = sigma[:, None, None, None, None]
-        noise = torch.randn(batch.target.shape, generator=generator)
+        noise = torch.randn(batch.target.shape, generator=generator).to(device)
         noisy = torch.cat([batch.target[:, :, :1], ((1 - mix) * batch.target + mix * noise)[:, :, 1:]], dim=2)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = predict(model, batch, noisy, 1000 * sigma)
         (output.float() - batch.target)[:, :, 1:].square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        wait(device)
 
     return step
 
 
-def compare(pairs: int, quick: bool) -> Iterator[Comparison]:
+def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` takes preset smoke and compiles nothing."""
-    preset = SMOKE if quick else SMALL
+    preset = SMOKE if quick else BASE if device.type == "cuda" else SMALL
     targets = preset.task.targets
     latents = preset.contexts * targets * preset.task.target_latents
     shared = f"one-way, {targets} targets a context"
     for way in ["eager, float32"] if quick else ["eager, float32", "compiled, float32", "compiled, bf16"]:
         torch.compiler.reset()  # or the many models of one class use up what dynamo keeps of it
-        make = partial(make_step, preset, compiled=way.startswith("compiled"), precision=way.split()[-1])
+        how = {"compiled": way.startswith("compiled"), "precision": way.split()[-1], "device": device}
+        make = partial(make_step, preset, **how)
         step = make(predict_ours, targets)
         for name, other in (("stock Wan", make(predict_stock, targets)), ("one-way, 1 target", make(predict_ours, 1))):
             measured = throughput(time_pairs(step, other, pairs), latents, latents)
             yield Comparison(f"training, target latents a second, {way}", shared, name, "latents/s", measured)
     torch.compiler.reset()
-    arms = [make_step(arm, predict_ours, targets, False, "float32") for arm in (preset, replace(preset, muon_lr=None))]
+    alone = replace(preset, muon_lr=None)
+    arms = [make_step(arm, predict_ours, targets, False, "float32", device) for arm in (preset, alone)]
     measured = time_pairs(*arms, pairs)
     yield Comparison("training step, eager, float32", "Muon for matrices, AdamW", "AdamW alone", "s", measured)

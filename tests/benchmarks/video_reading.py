@@ -87,7 +87,7 @@ def check(read: Callable[[Path, list[int]], Tensor], path: Path, indices: list[i
         raise ValueError(f"expected frames {indices} of {path.name}, got {wrong} others: do not use {read.__name__}")
 
 
-def compare(pairs: int, quick: bool) -> Iterator[Comparison]:
+def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` reads a short file."""
     count = 24 if quick else 240
     sparse = np.random.default_rng(1).choice(count, count // 15, replace=False)

@@ -23,11 +23,10 @@ from v4s_lib.data.navigation import NavigationEpisode, navigation_paths
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.rooms import RoomTask
 from v4s_lib.data.windows import grouped_frames, sample_context
-from v4s_lib.data.workers import run_workers
 from v4s_lib.data.worlds import WORLDS, world_episode
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.following import following_measures, replayed
-from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, store_key, table
+from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
@@ -39,15 +38,13 @@ FOLDER = RESULTS / "experiments"
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the last one where an arm is followed
 
 
-@lru_cache(maxsize=len(WORLDS))  # the arms of one room are scored in a row
-def _room(world: str, split: str, index: int, task: RoomTask, scan_latents: int | None) -> NavigationEpisode:
-    return world_episode(world, split, index, task, scan_latents)
+_room = lru_cache(maxsize=len(WORLDS))(world_episode)  # the arms of one room are scored in a row
 
 
 @lru_cache(maxsize=1)
-def _told_by_scan(*asked: Any) -> Partition:
-    """What all of a scan tells of the target's pixels; asked as ``_room``."""
-    episode, task = _room(*asked), asked[3]
+def _told_by_scan(world: str, split: str, index: int, task: RoomTask, scan_latents: int) -> Partition:
+    """What all of a scan tells of the target's pixels."""
+    episode = _room(world, split, index, task, scan_latents)
     return episode.known(torch.arange(len(episode.scan.rgb)), task.camera)
 
 
@@ -69,13 +66,13 @@ def score_arm(
         guide_context=arm.guide_context,
         generator=torch.Generator().manual_seed(seed),
     )
-    used = output.context_index
-    if not arm.with_context:  # the pixels that the latents tell which the pipeline would have drawn
-        used = sample_context((len(scan) - 1) // 4 + 1, len(used), torch.Generator().manual_seed(seed))
-    if arm.scan_latents is None:
-        known = episode.known(grouped_frames(used).flatten().unique(), preset.task.camera)
-    else:
+    if arm.scan_latents is not None:
         known = _told_by_scan(*asked)
+    else:
+        used = output.context_index
+        if not arm.with_context:  # the pixels that the latents tell which the pipeline would have drawn
+            used = sample_context((len(scan) - 1) // 4 + 1, len(used), torch.Generator().manual_seed(seed))
+        known = episode.known(grouped_frames(used).flatten().unique(), preset.task.camera)
     measures = picture_measures(output.frames[0], episode.target.rgb, known)
     if arm.followed:
         measures |= follow(output.frames[0], episode, preset, split, index)
@@ -100,10 +97,8 @@ def run_arms(
     workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Score the arms; what ``store`` holds of them already is not computed again. At most one process an episode."""
-    asked, workers = (experiment, arms, preset, split, episodes, seed, store), min(workers, episodes)
-    if workers > 1:
-        run_workers(_score_part, asked, [[str(number), str(workers)] for number in range(workers)])
-    digest, lines = _score(*asked)
+    asked = (experiment, arms, preset, split, episodes, seed, store)
+    digest, lines = score_shared(_score, asked, episodes, workers)
     rows = table(lines, METRICS)
     results = []
     for arm in arms:
@@ -135,12 +130,6 @@ def _score(
 
     file = store / f"{experiment}-{asked}-{preset.name}-{split}-{digest[:12]}-seed{seed}.jsonl"
     return digest, score_all(score, episodes, file, part=part)
-
-
-def _score_part(asked: tuple, part: list[str], number: int) -> None:
-    """What one of several processes does: its episodes are stored, for ``_score`` to read."""
-    first, step = map(int, part)
-    _score(*asked, part=(first, step))
 
 
 def file_name(experiment: str, arm: Arm) -> str:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode, navigation_paths
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames
+from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.baselines import context_mean, nearest_true_pose, posed, repeat_start, true_poses
 from v4s_lib.evaluation.following import FOLLOWING_UNITS, following_measures, replayed
 from v4s_lib.evaluation.picture import PICTURE_UNITS, picture_measures
@@ -186,6 +187,23 @@ def score_all(
                 file.write(json.dumps(done[index]) + "\n")
                 file.flush()
     return [done[index] for index in wanted]
+
+
+def score_shared(score: Callable[..., Any], asked: tuple, episodes: int, workers: int) -> Any:
+    """``score(*asked)``, after ``workers`` processes, at most one an episode, have stored its episodes in parts.
+
+    ``score`` hands its keyword ``part`` on to ``score_all``.
+    """
+    workers = min(workers, episodes)
+    if workers > 1:
+        run_workers(_score_part, (score, asked), [[str(number), str(workers)] for number in range(workers)])
+    return score(*asked)
+
+
+def _score_part(job: tuple[Callable[..., Any], tuple], part: list[str], number: int) -> None:
+    """What one of several processes does."""
+    score, asked = job
+    score(*asked, part=tuple(map(int, part)))
 
 
 def scenes_of(lines: list[dict]) -> np.ndarray:

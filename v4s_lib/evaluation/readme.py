@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from v4s_lib.command import command
-from v4s_lib.evaluation.ledger import brief_table, ledger_table, read_ledger
+from v4s_lib.evaluation import settings
+from v4s_lib.evaluation.ledger import Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import (
@@ -23,6 +24,7 @@ from v4s_lib.evaluation.results import (
     seed_results,
     tables,
 )
+from v4s_lib.training import minutes
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -48,7 +50,7 @@ FRONT = {
 }
 
 
-def headline() -> str:
+def headline(entries: list[Entry]) -> str:
     """The results in a few sentences, the shipped weights first, then the other training seeds', and all verdicts."""
     navigation = [load_results("navigation_small"), *seed_results("navigation_small")]
     grounding = [load_results("grounding_small"), *seed_results("grounding_small")]
@@ -68,15 +70,15 @@ def headline() -> str:
         f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
         f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
         f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases (the paper: 65%, on a scale of its own).\n"
-        f"{verdicts()}"
+        f"{verdicts(entries)}"
     )
 
 
-def verdicts() -> str:
+def verdicts(entries: list[Entry]) -> str:
     """How many claims have which verdict, in one sentence."""
-    entries = [entry.verdict.split(", ") for entry in read_ledger()]
-    found = Counter(verdict for verdict, *_ in entries)
-    once = Counter(verdict for verdict, *seeds in entries if seeds == ["one training seed"])
+    parts = [entry.verdict.split(", ") for entry in entries]
+    found = Counter(verdict for verdict, *_ in parts)
+    once = Counter(verdict for verdict, *seeds in parts if seeds == ["one training seed"])
     noted = {verdict: f" ({count} of them on one training seed)" for verdict, count in once.items()}
     known = ", ".join(f"{count} {verdict}{noted.get(verdict, '')}" for verdict, count in found.most_common())
     return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}."
@@ -106,9 +108,8 @@ def front_table(name: str) -> str:
     )
 
 
-def claims() -> str:
+def claims(entries: list[Entry]) -> str:
     """The ledger: a verdict a line, and behind a fold every check."""
-    entries = read_ledger()
     fold = "<details><summary>Every check, with its figure on each training seed and its bar</summary>"
     return "\n\n".join([brief_table(entries), fold, ledger_table(entries), "</details>"])
 
@@ -126,14 +127,28 @@ def benchmarks() -> str:
     return f"Measured on {listed(on)}.\n\n{ratio_table(results)}"
 
 
+def solvers() -> str:
+    """The stored comparison of solvers and numbers of steps, on validation rooms."""
+    results = load_results("solvers_small")
+    return "\n".join([settings.head(results["samples"]), *map(settings.line, results["rows"])])
+
+
+def recipe() -> str:
+    """What the stored changes of the training recipe are worth in equal minutes, on validation rooms."""
+    return minutes.table(load_results("minutes_small")["arms"])
+
+
 def with_tables(text: str) -> str:
     """``text`` with everything between its markers drawn anew from the stored results."""
+    entries = read_ledger()
     blocks: dict[str, Callable[[], str]] = {
-        "headline": headline,
+        "headline": lambda: headline(entries),
         "table: navigation_small": lambda: front_table("navigation_small"),
         "table: grounding_small": lambda: front_table("grounding_small"),
-        "ledger": claims,
+        "ledger": lambda: claims(entries),
         "benchmarks": benchmarks,
+        "solvers": solvers,
+        "recipe": recipe,
     }
     for name, draw in blocks.items():
         opening = f"<!-- {name} -->"

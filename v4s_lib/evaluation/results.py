@@ -8,11 +8,19 @@ from typing import Any
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.data.workers import run_workers
 from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.judges import limits_of
-from v4s_lib.evaluation.navigation import MEAN_OF, Models, context_gain, score_all, score_episode, store_key, table
+from v4s_lib.evaluation.navigation import (
+    MEAN_OF,
+    Models,
+    context_gain,
+    score_all,
+    score_episode,
+    score_shared,
+    store_key,
+    table,
+)
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -102,11 +110,9 @@ def run_experiment(
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
     limits_of(preset.name)  # both tasks are judged by them: refused before anything is sampled
-    samples, workers = samples or experiment.samples, min(workers, episodes)
+    samples = samples or experiment.samples
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
-    if workers > 1:
-        run_workers(_score_part, asked, [[str(number), str(workers)] for number in range(workers)])
-    digests, lines = _score(*asked)
+    digests, lines = score_shared(_score, asked, episodes, workers)
     return {
         "task": task,
         "preset": preset.name,
@@ -151,12 +157,6 @@ def _score(
         part=part,
     )
     return digests, lines
-
-
-def _score_part(asked: tuple, part: list[str], number: int) -> None:
-    """What one of several processes does: its episodes are stored, for ``_score`` to read."""
-    first, step = map(int, part)
-    _score(*asked, part=(first, step))
 
 
 def load_models(preset: Preset, weights: Path | None = None, first_frame_only: Path | None = None) -> Models:

@@ -63,6 +63,12 @@ def measured_before(path: Path | None, contract: dict[str, Any]) -> list[dict[st
     return results["rows"]
 
 
+def head(samples: int) -> str:
+    """The head of the table, in Markdown."""
+    scores = f"psnr_recall, one sample (dB) | mean of {samples} (dB)"
+    return f"| solver | guidance | steps | the model is asked | {scores} |\n|---|---|---|---|---|---|"
+
+
 def line(row: dict[str, Any]) -> str:
     """A row of the table, in Markdown."""
     cells = " | ".join(
@@ -88,8 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}
     contract["weights_sha256"] = weights_digest(pipeline.transformer)
     rows = measured_before(args.json, contract)
-    print("| solver | guidance | steps | the model is asked | psnr_recall, one sample (dB) ", end="")
-    print(f"| mean of {args.samples} (dB) |\n|---|---|---|---|---|---|")
+    print(head(args.samples))
     for values in itertools.product(args.solver, args.guidance, args.steps):
         setting = dict(zip(("solver", "guidance", "steps"), values, strict=True))
         row = next((row for row in rows if setting.items() <= row.items()), None)

@@ -135,9 +135,9 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     for metric, unit in (MEASURES[first["measure"]][1] | HANDHELD).items():
         columns = metric_columns(pairs, metric)
         rows += [make_row(name, metric, unit, values, scenes).to_json() for name, values in columns.items()]
-        names = dict.fromkeys((first["arm"], reference["arm"]))  # one name for a reference by itself
-        for one, other in [tuple(names)] * (len(names) - 1) + [(name, name + WITHOUT) for name in names]:
-            if one in columns and other in columns:
+        own, its = first["arm"], reference["arm"]
+        for one, other in dict.fromkeys([(own, its), (own, own + WITHOUT), (its, its + WITHOUT)]):
+            if one != other and one in columns and other in columns:  # a reference is compared with itself alone
                 difference = columns[one] - columns[other]
                 row = make_row(f"{one} - {other}", metric, unit, difference, scenes)
                 gain[f"{one} - {other}, {metric}"] = row.to_json()

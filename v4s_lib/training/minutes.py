@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between validations (default: 100)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
+    parser.add_argument("--out", type=Path, default=Path("runs/minutes"), help="folder of runs, and of minutes.json")
     args = parser.parse_args(arguments)
     if args.minutes <= 0 or args.every < 1:
         raise ValueError(
