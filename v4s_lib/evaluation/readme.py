@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from v4s_lib.command import command
-from v4s_lib.evaluation import settings
 from v4s_lib.evaluation.ledger import Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
@@ -24,7 +23,6 @@ from v4s_lib.evaluation.results import (
     seed_results,
     tables,
 )
-from v4s_lib.training import minutes
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -127,17 +125,6 @@ def benchmarks() -> str:
     return f"Measured on {listed(on)}.\n\n{ratio_table(results)}"
 
 
-def solvers() -> str:
-    """The stored comparison of solvers and numbers of steps, on validation rooms."""
-    results = load_results("solvers_small")
-    return "\n".join([settings.head(results["samples"]), *map(settings.line, results["rows"])])
-
-
-def recipe() -> str:
-    """What the stored changes of the training recipe are worth in equal minutes, on validation rooms."""
-    return minutes.table(load_results("minutes_small")["arms"])
-
-
 def with_tables(text: str) -> str:
     """``text`` with everything between its markers drawn anew from the stored results."""
     entries = read_ledger()
@@ -147,8 +134,6 @@ def with_tables(text: str) -> str:
         "table: grounding_small": lambda: front_table("grounding_small"),
         "ledger": lambda: claims(entries),
         "benchmarks": benchmarks,
-        "solvers": solvers,
-        "recipe": recipe,
     }
     for name, draw in blocks.items():
         opening = f"<!-- {name} -->"
