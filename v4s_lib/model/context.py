@@ -3,6 +3,8 @@
 Axis letters: B batch, C channels, T latent frames, S tokens a latent, H, W latent pixels, D width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -10,7 +12,50 @@ from torch.nn.functional import pad
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.places import place_context
 from v4s_lib.model.tokens import CONTEXT, clean_or
+
+
+@dataclass
+class Located:
+    """What the blocks before the localizer, and it, make of T latents."""
+
+    embedded: Tensor  # (B, N, D) tokens as they came in
+    states: Tensor  # (B, N, D) and went out
+    time_index: Tensor  # (B, T)
+    numbers: Tensor | None = None  # (B, T, 4, 3, 3) the localizer's; None without one
+    guess: Tensor | None = None  # (B, T, 4, 4, 4) c2w, in the axes of the last context frame
+
+    def first(self, count: int) -> "Located":
+        """Of the first ``count`` latents."""
+        tokens = count * (self.states.shape[1] // self.time_index.shape[1])
+        spans = (tokens, tokens, count, count, count)
+        return Located(*(part[:, :span] for part, span in zip(self.parts(), spans, strict=True)))
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.embedded, self.states, self.time_index, self.numbers, self.guess
+
+    @classmethod
+    def join(cls, located: list["Located"]) -> "Located":
+        """Of all their latents."""
+        return cls(*(torch.cat(parts, dim=1) for parts in zip(*(one.parts() for one in located), strict=True)))
+
+
+def stretches(time_index: Tensor, longest: int) -> list[slice]:
+    """Stretches of a context that span ``longest`` latents of its scan at most, the newest first.
+
+    A localizer reads the scan's clock, and training's scans are short: in a long one it is lost. So a long context is
+    located in stretches as long as training's. Each ends in the middle of the one after it, which so says where it
+    stands. ``time_index`` (B, T) is of the context.
+    """
+    found, end = [], time_index.shape[1]
+    while True:
+        near = (time_index[:, end - 1 : end] - time_index[:, :end] < longest).all(dim=0)
+        first = min(int(near.int().argmax()), max(0, end - 2))  # two latents at least, however far apart
+        found.append(slice(first, end))
+        if first == 0:
+            return found
+        end = first + max(1, (end - first) // 2)
 
 
 class ContextPool(nn.Module):
@@ -49,7 +94,7 @@ class ContextMixin:
     """The part of the transformer that looks at a context which attends to itself alone."""
 
     def encode_context(
-        self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None
+        self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None, longest: int | None = None
     ) -> ContextCache:
         """All that targets need of a context that attends to itself alone (``one_way``): compute it once.
 
@@ -57,43 +102,95 @@ class ContextMixin:
             context_latents: (B, C, T, H, W).
             time_index: (B, T) index of each latent in its scan.
             timestep: (B,) in 0..1000; None is 0, a clean context.
+            longest: latents of the longest scan that a localizer has met in training. Where a context is drawn from
+                more, it is located in stretches (see ``stretches``); None never does that.
 
         Returns:
             keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
         """
         if self.config.context_attention != "one_way":
             raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
-        return self._encode_context(context_latents, time_index, timestep, Findings())
+        if longest is None or self.localizer is None:
+            return self._encode_context(context_latents, time_index, timestep, Findings())
+        cache, timestep = ContextCache([]), clean_or(timestep, context_latents)
+        located = self._locate_stretches(context_latents, time_index, timestep, cache, longest)
+        return self._draw_on(context_latents, located, timestep, cache, Findings())
 
     def _encode_context(
         self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, findings: Findings, only_poses: bool = False
     ) -> ContextCache:
+        cache, timestep = ContextCache([]), clean_or(timestep, latents)
+        located = self._locate(latents, time_index, timestep, cache)
+        if located.numbers is None:
+            return cache
+        findings.context_numbers = located.numbers
+        if only_poses:
+            self._show_finder(latents, located.guess, cache)
+            return cache
+        return self._draw_on(latents, located, timestep, cache, findings)
+
+    def _locate(self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache) -> "Located":
+        """The blocks before the localizer, or all where there is none; their keys and values go into the cache."""
         states, grid = self._embed(latents, CONTEXT, time_index=time_index)
-        timestep = clean_or(timestep, states)
         _, modulation = self._time(timestep.expand(-1, grid[0]), states)
-        rotary = self.rope(time_index, *grid[1:])
-        embedded, cache, rays = states, ContextCache([]), None
-        for i, block in enumerate(self.blocks):
-            if i == self.config.localize_after:
-                findings.context_numbers = self.localizer(states, grid[0])
-                placed = pose_matrix(findings.context_numbers.detach())
-                if not only_poses:
-                    placed = self._place_context(latents, placed, timestep[:, 0] > 0, cache)
-                    findings.context_poses = placed
-                if self.finder is not None:
-                    looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
-                    cache.cells = (self.finder.keys(latents), looks)
-                if only_poses:
-                    return cache
-                states = self.localizer.draw_from(embedded, states)
-                rays = self._rays(placed, grid)
-                if self.config.ray_rotary:
-                    rotary = self._ray_rotary(placed, time_index, grid)
-            if rays is not None:
-                states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
+        rotary, embedded = self.rope(time_index, *grid[1:]), states
+        for i, block in enumerate(self.blocks[: self.config.localize_after]):
+            states, own = self._look(block, states, modulation, rotary, False)
+            cache.blocks.append(self._kept(i, own, grid))
+        if self.localizer is None:
+            return Located(embedded, states, time_index)
+        numbers = self.localizer(states, grid[0])
+        return Located(embedded, states, time_index, numbers, pose_matrix(numbers.detach()))
+
+    def _locate_stretches(
+        self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache, longest: int
+    ) -> "Located":
+        """``_locate`` stretch by stretch, from the newest back, each placed by where the one after it saw its end.
+
+        A latent is known from the newest stretch that it is in. Targets, which follow the newest, see its keys and
+        values alone in these blocks.
+        """
+        parts: list[Located] = []
+        newer, begun = None, latents.shape[2]
+        for stretch in stretches(time_index, longest):
+            some, kept = latents[:, :, stretch], cache if newer is None else ContextCache([])
+            part = self._locate(some, time_index[:, stretch], timestep, kept)
+            if stretch.stop - stretch.start < latents.shape[2] and self.sight is not None:
+                part.guess, _ = place_context(self.sight, some, part.guess, timestep[:, 0] > 0)
+            if newer is not None:
+                with torch.autocast(latents.device.type, enabled=False):  # bf16 would turn the cameras
+                    part.guess = newer[:, stretch.stop - 1 - begun, -1:, None] @ part.guess
+                part.time_index = part.time_index + (time_index[:, -1:] - part.time_index[:, -1:])
+            newer, count = part.guess, begun - stretch.start
+            parts.insert(0, part.first(count))
+            begun = stretch.start
+        return Located.join(parts)
+
+    def _draw_on(
+        self, latents: Tensor, located: "Located", timestep: Tensor, cache: ContextCache, findings: Findings
+    ) -> ContextCache:
+        """The blocks after the localizer, which are told where frames stand."""
+        placed = self._place_context(latents, located.guess, timestep[:, 0] > 0, cache)
+        findings.context_poses = placed
+        self._show_finder(latents, placed, cache)
+        states = self.localizer.draw_from(located.embedded, located.states)
+        grid = (latents.shape[2], *self.config.position_size)
+        _, modulation = self._time(timestep.expand(-1, grid[0]), states)
+        rays = self._rays(placed, grid)
+        rotary = self.rope(located.time_index, *grid[1:])
+        if self.config.ray_rotary:
+            rotary = self._ray_rotary(placed, located.time_index, grid)
+        for i, block in enumerate(self.blocks[self.config.localize_after :], start=self.config.localize_after):
+            states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = self._look(block, states, modulation, rotary, self._by_ray(i))
             cache.blocks.append(self._kept(i, own, grid))
         return cache
+
+    def _show_finder(self, latents: Tensor, placed: Tensor, cache: ContextCache) -> None:
+        """What a finder looks up goes into the cache."""
+        if self.finder is not None:
+            looks = self.finder.rays(placed, *latents.shape[-2:], self.config.horizontal_fov)
+            cache.cells = (self.finder.keys(latents), looks)
 
     def _look(
         self, block: ContextVideoBlock, states: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor], by_ray: bool

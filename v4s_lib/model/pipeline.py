@@ -65,7 +65,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             trained so (claim A2).
         box_drawer: draws the box into the last ``tail_latents`` of a clip whose path was planned to something named.
         tail_latents: in which the camera stands still, at the end of such a clip.
-        longest_scan: latents of the longest scan met in training; in one much longer, a model may lose its place.
+        longest_scan: latents of the longest scan met in training; contexts of longer ones are located in stretches.
     """
 
     # Each leaves the device when the next one comes.
@@ -264,5 +264,6 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             return {}
         timestep = torch.full((1,), 1000.0 if is_noise else 0.0, device=context.device)
         if self.transformer.config.context_attention == "one_way":
-            return {"context_cache": encode_context(self.transformer, context, index, timestep)}
+            longest = self.config.longest_scan
+            return {"context_cache": encode_context(self.transformer, context, index, timestep, longest)}
         return {"context_latents": context, "context_time_index": index, "context_timestep": timestep}
