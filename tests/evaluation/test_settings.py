@@ -14,6 +14,9 @@ def test_settings_are_stored_and_gone_on_with(tmp_path, capsys):
     assert (euler["evaluations"], heun["evaluations"]) == (1, 1)
     assert abs(euler["one"]["mean"] - heun["one"]["mean"]) < 1e-3  # one step is the same for both
     assert euler["one"]["n"] == 2
+    head, _, first, second = table.splitlines()
+    assert head.split(" | ")[5] == "minus euler, 1 (dB)"
+    assert first.split(" | ")[5] == "–" and second.split(" | ")[5].startswith(("+0.00 [", "-0.00 ["))
 
     stored = json.loads(path.read_text())
     stored["rows"][0]["one"]["mean"] = 12.34  # a stored row is shown as it is

@@ -56,12 +56,12 @@ def test_adamw_alone_takes_every_parameter():
 def test_the_table_subtracts_the_first_arm():
     ends = {"preset": 13.0, "other": 12.5}
     arms = {
-        name: {"steps": 10, "targets": 3200, "curve": [{"step": 10, "minutes": 2.0, METRIC: end}]}
+        name: {"steps": 10, "targets": 3200, "curve": [{"minutes": 1.0, METRIC: 11.0}, {"minutes": 2.0, METRIC: end}]}
         for name, end in ends.items()
     }
     assert table(arms).splitlines()[2:] == [
-        "| preset | 10 | 3,200 | 2.0 | 13.00 | +0.00 |",
-        "| other | 10 | 3,200 | 2.0 | 12.50 | -0.50 |",
+        "| preset | 10 | 3,200 | 11.00 after 1.0, 13.00 after 2.0 | +0.00 |",
+        "| other | 10 | 3,200 | 11.00 after 1.0, 12.50 after 2.0 | -0.50 |",
     ]
 
 
@@ -71,15 +71,19 @@ def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, mo
     ContextVideoTransformer(**SMOKE.model).save_pretrained(init)
     asked = ["--preset", "smoke", "--init", str(init), "--minutes", "0.005", "--every", "1", "--out", str(out)]
     assert main([*asked, "--arms", "adamw alone, 1e-3"]) == 0
-    first = json.loads((out / "minutes.json").read_text())["arms"]["adamw alone, 1e-3"]
+    first = json.loads((out / "minutes.json").read_text())["arms"]["adamw alone, 1e-3, seed 0"]
     assert first["steps"] == len(first["curve"]) == first["curve"][-1]["step"]
     assert first["targets"] == 4 * first["steps"]
 
     assert main([*asked, "--arms", "adamw alone, 1e-3", "half the batch"]) == 0
+    assert main([*asked, "--arms", "half the batch", "--seed", "1"]) == 0
     arms = json.loads((out / "minutes.json").read_text())["arms"]
-    assert arms["adamw alone, 1e-3"] == first  # read, not trained again
-    assert arms["half the batch"]["targets"] == 2 * arms["half the batch"]["steps"]
-    assert "| half the batch |" in capsys.readouterr().out
+    assert list(arms) == ["adamw alone, 1e-3, seed 0", "half the batch, seed 0", "half the batch, seed 1"]
+    assert arms["adamw alone, 1e-3, seed 0"] == first  # read, not trained again
+    assert arms["half the batch, seed 0"]["targets"] == 2 * arms["half the batch, seed 0"]["steps"]
+    assert "| half the batch, seed 1 |" in capsys.readouterr().out
+    assert main([*asked, "--minutes", "1"]) == 2
+    assert "the same minutes, got another: name another --out" in capsys.readouterr().err
 
 
 def test_no_minutes_are_refused(tmp_path, capsys):

@@ -23,7 +23,7 @@ from v4s_lib.evaluation.navigation import sample_clips
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import save_results
 from v4s_lib.evaluation.solvers import SOLVERS, evaluations, make_scheduler
-from v4s_lib.evaluation.statistics import bootstrap
+from v4s_lib.evaluation.statistics import bootstrap, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
@@ -49,7 +49,8 @@ def score_setting(
     rooms = tqdm(range(episodes), desc=", ".join(f"{name} {value}" for name, value in setting.items()), leave=False)
     scores = np.array([episode_recall(pipeline, asked, index, samples) for index in rooms])
     one, mean = (vars(bootstrap(column, np.arange(episodes))) for column in scores.T)
-    return {**setting, "evaluations": evaluations(setting["solver"], setting["steps"]), "one": one, "mean": mean}
+    times = evaluations(setting["solver"], setting["steps"])
+    return {**setting, "evaluations": times, "one": one, "mean": mean, "per_episode": scores[:, 0].tolist()}
 
 
 def measured_before(path: Path | None, contract: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,18 +64,22 @@ def measured_before(path: Path | None, contract: dict[str, Any]) -> list[dict[st
     return results["rows"]
 
 
-def head(samples: int) -> str:
-    """The head of the table, in Markdown."""
-    scores = f"psnr_recall, one sample (dB) | mean of {samples} (dB)"
-    return f"| solver | guidance | steps | the model is asked | {scores} |\n|---|---|---|---|---|---|"
+def head(first: dict[str, Any], samples: int) -> str:
+    """The head of the table, in Markdown; ``first`` is the row that others are compared with."""
+    scores = f"psnr_recall, one sample (dB) | minus {first['solver']}, {first['steps']} (dB) | mean of {samples} (dB)"
+    return f"| solver | guidance | steps | the model is asked | {scores} |\n|---|---|---|---|---|---|---|"
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: dict[str, Any], first: dict[str, Any]) -> str:
     """A row of the table, in Markdown."""
-    cells = " | ".join(
-        f"{part['mean']:.2f} [{part['low']:.2f}, {part['high']:.2f}]" for part in (row["one"], row["mean"])
+    own, other = (np.array(one["per_episode"], float) for one in (row, first))
+    parts = vars(paired_difference(own, other, np.arange(len(own))))
+    one, difference, mean = (
+        f"{part['mean']:{sign}.2f} [{part['low']:{sign}.2f}, {part['high']:{sign}.2f}]"
+        for part, sign in ((row["one"], ""), (parts, "+"), (row["mean"], ""))
     )
-    return f"| {row['solver']} | {row['guidance']} | {row['steps']} | {row['evaluations']} | {cells} |"
+    cells = [row["solver"], row["guidance"], row["steps"], row["evaluations"], one]
+    return f"| {' | '.join(map(str, cells))} | {'–' if row is first else difference} | {mean} |"
 
 
 @command("settings in the --json file are kept; run the same command to go on")
@@ -93,8 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline = load_pipeline(preset, args.weights)
     contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}
     contract["weights_sha256"] = weights_digest(pipeline.transformer)
-    rows = measured_before(args.json, contract)
-    print(head(args.samples))
+    rows, shown = measured_before(args.json, contract), []
     for values in itertools.product(args.solver, args.guidance, args.steps):
         setting = dict(zip(("solver", "guidance", "steps"), values, strict=True))
         row = next((row for row in rows if setting.items() <= row.items()), None)
@@ -103,7 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             if args.json is not None:
                 save_results({**contract, "commit": current_commit(), "rows": rows}, args.json)
-        print(line(row))
+        if not shown:
+            print(head(row, args.samples))
+        shown.append(row)
+        print(line(row, shown[0]), flush=True)
 
 
 if __name__ == "__main__":

@@ -127,10 +127,10 @@ class ContextVideoBlock(nn.Module):
 
 
 def repeat_cached(cached: KeyValue, batch: int) -> KeyValue:
-    """A block's cached keys and values, one row a target."""
-    key, value = cached
-    repeats = batch // len(key)
-    return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0)
+    """A block's cached keys and values, one row a target; those of a single context are not copied."""
+    repeats = batch // len(cached[0])
+    key, value = (part[:, None].expand(-1, repeats, *part.shape[1:]).flatten(0, 1) for part in cached)
+    return key, value
 
 
 def zero_linear(features_in: int, features_out: int, bias: bool = True) -> nn.Linear:

@@ -171,7 +171,7 @@ def flow_matching_loss(
 ) -> Tensor:
     """Mean weighted squared error of the predicted clean latents, over the noisy latents.
 
-    Noise is drawn on the CPU in float32 and moved, so that every device sees the same. With the chance
+    Noise is drawn where it is used, for there is much of it: a GPU's is another than a CPU's. With the chance
     ``true_poses`` nothing is worked out, and the blocks after the localizer are told true poses.
     """
     target, context = sample.target_latents, sample.context_latents
@@ -182,8 +182,10 @@ def flow_matching_loss(
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator).to(device)
 
+    own = generator if device.type == "cpu" else torch.Generator(device).manual_seed(generator.initial_seed())
+
     def normal(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
+        return torch.randn(shape, generator=own, device=device)
 
     sigma = torch.sigmoid(normal(torch.Size([count])) + config.sigma_mean)
     noise = normal(target.shape)

@@ -3,7 +3,8 @@
 Each arm is the preset with one change. All take what locates and plans from the same weights, as the ablations do, and
 are taught to draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a few
 steps measure first: rates fall to zero by step, so their number must be known. Validation costs no arm its minutes. A
-run that is stopped goes on; all curves are in one JSON file.
+run that is stopped goes on; all curves are in one JSON file. How far two seeds of one arm end from each other says
+which differences mean nothing.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def train_arm(
         seed: of rooms and noise.
         init: folder of the weights that all arms start from.
     """
-    folder = out / name.replace(" ", "_").replace(",", "")
+    folder = out / f"{name.replace(' ', '_').replace(',', '')}-seed{seed}"
     changed = ARMS[name](preset)
     steps = steps_in(minutes, changed, folder / "speed", seed, init)
     train(replace(changed, steps=steps, validate_every=every), folder, seed, init=init)
@@ -119,17 +120,28 @@ def train_arm(
     return {"steps": steps, "targets": targets, "curve": curve(read_log(folder))}
 
 
+def arms_before(path: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arms in a file of curves, if there is one; they must be of the same preset, minutes and validations."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    differing = [name for name, value in about.items() if found[name] != value]
+    if differing:
+        raise ValueError(f"expected in {path} the same {', '.join(differing)}, got another: name another --out")
+    return found["arms"]
+
+
 def table(arms: dict[str, dict[str, Any]]) -> str:
-    """Every arm's last score in Markdown, and its difference from the first arm's."""
+    """Every arm's scores over its minutes in Markdown, and how far its last one is from the first arm's."""
     lines = [
-        "| arm | steps | targets | minutes | psnr_recall (dB) | minus the first (dB) |",
-        "|---|---|---|---|---|---|",
+        "| arm | steps | targets | psnr_recall (dB) after minutes of training | minus the first (dB) |",
+        "|---|---|---|---|---|",
     ]
     first = next(iter(arms.values()))["curve"][-1][METRIC]
     for name, arm in arms.items():
-        end = arm["curve"][-1]
-        cells = f"{arm['steps']} | {arm['targets']:,} | {end['minutes']:.1f} | {end[METRIC]:.2f}"
-        lines.append(f"| {name} | {cells} | {end[METRIC] - first:+.2f} |")
+        scores = ", ".join(f"{point[METRIC]:.2f} after {point['minutes']:.1f}" for point in arm["curve"])
+        gain = arm["curve"][-1][METRIC] - first
+        lines.append(f"| {name} | {arm['steps']} | {arm['targets']:,} | {scores} | {gain:+.2f} |")
     return "\n".join(lines)
 
 
@@ -150,12 +162,13 @@ def main(arguments: list[str] | None = None) -> None:
         )
     preset = arm_preset(REFERENCE, get_preset(args.preset))
     init = arm_start(REFERENCE, args.preset, args.init)
-    arms = {}
+    about = {"preset": preset.name, "minutes": args.minutes, "every": args.every}
+    arms = arms_before(args.out / "minutes.json", about)
     for name in args.arms:
-        arms[name] = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)
-        about = {"preset": preset.name, "minutes": args.minutes, "seed": args.seed, "commit": current_commit()}
+        trained = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)
+        arms[f"{name}, seed {args.seed}"] = trained
         beside = args.out / "minutes.part"
-        beside.write_text(json.dumps({**about, "arms": arms}, indent=1) + "\n")
+        beside.write_text(json.dumps({**about, "commit": current_commit(), "arms": arms}, indent=1) + "\n")
         beside.replace(args.out / "minutes.json")
         print(table(arms), flush=True)
 
