@@ -31,7 +31,7 @@ BENCHMARKS = {
 
 def measure(name: str, pairs: int, quick: bool, threads: int, device: torch.device) -> dict[str, Any]:
     """Run one benchmark; its rows, and what they were measured on. A row is printed as soon as it is known."""
-    call, rows = f"python -m tests.benchmarks {name}", []
+    call, rows = f"python -m tests.benchmarks {name}" + (" --device cuda" if device.type == "cuda" else ""), []
     for row in tqdm(BENCHMARKS[name](pairs, quick, device), desc=name, unit=" rows"):
         tqdm.write(ratio_line(row, call), file=sys.stderr)
         rows.append(asdict(row))
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     results = json.loads(args.json.read_text()) if args.json.is_file() and not args.quick else {}
     for name in args.names or BENCHMARKS:
-        results[name] = measure(name, args.pairs, args.quick, args.threads, torch.device(args.device))
+        stored = name if args.device == "cpu" else f"{name}_{args.device}"  # beside the CPU's, not over it
+        results[stored] = measure(name, args.pairs, args.quick, args.threads, torch.device(args.device))
         if not args.quick:
             save_results(results, args.json)
     print(f"{args.threads} threads, {args.pairs} pairs\n\n{ratio_table(results)}")

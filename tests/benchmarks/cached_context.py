@@ -1,17 +1,21 @@
 """Sampling with a cached context against encoding it at every step.
 
 The same weights give the same video either way; that is checked before anything is timed. Two-way attention is another
-model of the same size, for it cannot have a cache. ``ideal`` is what the attention's linear part alone would gain: S
-steps over C context and N target latents cost S (C + N) or C + S N. On a CPU the model is narrow; on a GPU it has the
-width of Wan2.2-5B, not its depth, and is timed in bf16.
+model of the same size, for it cannot have a cache. ``ideal`` is what both ways' operations promise, counted by torch.
+Where a model is so wide that attention itself hardly counts, S steps over C context and N target latents cost S (C + N)
+or C + S N: what that promises is in the row's name. On a CPU the model is narrow, and attention counts most; on a GPU
+it has the width of Wan2.2-5B, not its depth, and is timed in bf16.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -21,58 +25,76 @@ PAPER = (84, 46)  # context and target latents
 TOKENS = (8, 13)  # rows and columns of a latent: the paper's 104
 STEPS = 10
 CHANNELS = 16
-SIZES = {  # of two blocks; the second has those of Wan2.2-5B
-    "cpu": {"num_attention_heads": 2, "attention_head_dim": 32, "freq_dim": 64, "ffn_dim": 256},
-    "cuda": {"num_attention_heads": 24, "attention_head_dim": 128, "freq_dim": 256, "ffn_dim": 14336},
+SIZES = {  # the second is as wide as Wan2.2-5B
+    "cpu": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "freq_dim": 64, "ffn_dim": 256},
+    "cuda": {"num_layers": 8, "num_attention_heads": 24, "attention_head_dim": 128, "freq_dim": 256, "ffn_dim": 14336},
 }
 
 
 def make_model(context_attention: str, device: torch.device) -> ContextVideoTransformer:
-    """Two blocks with random weights, as wide as the device can well do."""
+    """Random weights, as wide as the device can well do."""
     torch.manual_seed(0)
     model = ContextVideoTransformer(
         patch_size=(1, 1, 1),
         in_channels=CHANNELS,
         text_dim=None,
-        num_layers=2,
         context_attention=context_attention,
         **SIZES[device.type],
     )
     return model.eval().to(device)
 
 
+def indices(context: Tensor) -> Tensor:
+    return torch.arange(context.shape[2], device=context.device)[None]
+
+
 @torch.no_grad()
-def sample(model: ContextVideoTransformer, context: Tensor, noise: Tensor, cached: bool) -> Tensor:
-    """The mean of what ``STEPS`` forward passes predict, so that none can be left out."""
-    index = torch.arange(context.shape[2], device=context.device)[None]
-    moving = torch.arange(noise.shape[2], device=noise.device)
-    target_index = (index[:, -1:] + 5 + moving).expand(len(noise), -1)
-    given = {"context_latents": context, "context_time_index": index}
+def encode(model: ContextVideoTransformer, context: Tensor, cached: bool) -> dict:
+    """What the model is told of a context: its cache or, to be encoded at every step, its latents."""
     if cached:
-        given = {"context_cache": model.encode_context(context, index)}
+        return {"context_cache": model.encode_context(context, indices(context))}
+    return {"context_latents": context, "context_time_index": indices(context)}
+
+
+@torch.no_grad()
+def denoise(model: ContextVideoTransformer, noise: Tensor, first: int, given: dict) -> Tensor:
+    """The mean of what ``STEPS`` forward passes predict, so that none can be left out."""
+    index = first + torch.arange(noise.shape[2], device=noise.device).expand(len(noise), -1)
     total = torch.zeros_like(noise)
     for step in range(STEPS):
         timestep = torch.full((len(noise),), 1000.0 * (1 - step / STEPS), device=noise.device)
-        total += model(noise, timestep, target_index, **given)
+        total += model(noise, timestep, index, **given)
     return total / STEPS
+
+
+def sample(model: ContextVideoTransformer, context: Tensor, noise: Tensor, cached: bool) -> Tensor:
+    """Clips of one context, together."""
+    outputs = denoise(model, noise, context.shape[2] + 4, encode(model, context, cached))
+    wait(noise.device)
+    return outputs
+
+
+def sample_in_turn(model: ContextVideoTransformer, context: Tensor, noise: Tensor, keep: bool) -> None:
+    """The same clips one after the other, from one cache or each from its own."""
+    given = encode(model, context, cached=True)
+    for number in range(len(noise)):
+        if number and not keep:
+            given = encode(model, context, cached=True)
+        denoise(model, noise[number : number + 1], context.shape[2] + 4, given)
+    wait(noise.device)
 
 
 def draw(model: ContextVideoTransformer, latents: int, tokens: tuple[int, int], count: int = 1) -> Tensor:
     """Noise for the model, the same for the same number of latents."""
     generator = torch.Generator().manual_seed(latents)
-    return torch.randn(count, CHANNELS, latents, *tokens, generator=generator).to(model.device)
+    return torch.randn(count, CHANNELS, latents, *tokens, generator=generator).to(model.device, model.dtype)
 
 
-def timed(model: ContextVideoTransformer, context: Tensor, noise: Tensor, cached: bool) -> Callable[[], None]:
-    """``sample`` as it is timed: in bf16 on a GPU, which is waited for."""
-    device = noise.device
-
-    def call() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            sample(model, context, noise, cached)
-        wait(device)
-
-    return call
+def operations(call: Callable[[], object]) -> int:
+    """Floating point operations of a call; attention is written out, for torch does not count a CPU's fused kernel."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
@@ -91,11 +113,17 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` takes few and small latents."""
     one_way, two_way = make_model("one_way", device), make_model("two_way", device)
-    tokens, few = ((1, 2), (1, 2)) if quick else (TOKENS, (2, 2))
+    tokens = (1, 2) if quick else TOKENS
     sizes = {"8 to 4 latents": (8, 4)} if quick else {"the paper's 84 to 46 latents": PAPER, "80 to 8 latents": (80, 8)}
+    for count, moving in sizes.values():
+        given = draw(one_way, count, tokens), draw(one_way, moving, tokens)
+        torch.testing.assert_close(*(sample(one_way, *given, cached) for cached in (True, False)), atol=1e-5, rtol=0)
+    if device.type == "cuda":
+        one_way, two_way = one_way.bfloat16(), two_way.bfloat16()
     for size, (count, moving) in sizes.items():
         context, noise = draw(one_way, count, tokens), draw(one_way, moving, tokens)
         yield from against_uncached(one_way, two_way, size, context, noise, pairs)
+    few = (1, 2) if quick else (2, 2) if device.type == "cpu" else TOKENS
     yield from growth(one_way, [2, 4, 8] if quick else [10, 100, 1000], few, pairs)
     yield from shared(one_way, [2] if quick else [4, 16], (8, 2) if quick else (80, 8), tokens, pairs)
 
@@ -109,17 +137,17 @@ def against_uncached(
     pairs: int,
 ) -> Iterator[Comparison]:
     """Time and memory, against the same weights without a cache and against two-way attention."""
-    one, other = (sample(one_way, context, noise, cached) for cached in (True, False))
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    ours = timed(one_way, context, noise, cached=True)
-    count, moving = context.shape[2], noise.shape[2]
-    ideal = STEPS * (count + moving) / (count + STEPS * moving)
+    ours = partial(sample, one_way, context, noise, cached=True)
+    count, moving, width = context.shape[2], noise.shape[2], one_way.norm_out.normalized_shape[0]
+    wide = STEPS * (count + moving) / (count + STEPS * moving)
+    what = f"{STEPS} steps, {size} of {noise[0, 0, 0].numel()} tokens, width {width}"
     for name, model in (("same weights, uncached", one_way), ("two-way", two_way)):
-        other = timed(model, context, noise, cached=False)
-        what = f"{STEPS} steps, {size} of {noise[0, 0, 0].numel()} tokens"
-        yield Comparison(f"time of {what}", "cached", name, "s", time_pairs(ours, other, pairs), ideal)
-        peaks = [[peak_bytes(call, noise.device) / 2**20 for call in (ours, other)] for _ in range(pairs)]
-        yield Comparison(f"peak memory of {what}", "cached", name, "MiB", [(mine, its) for mine, its in peaks])
+        other = partial(sample, model, context, noise, cached=False)
+        ideal = operations(other) / operations(ours)
+        measured = time_pairs(ours, other, pairs)
+        yield Comparison(f"time of {what} (very wide: {wide:.2f})", "cached", name, "s", measured, ideal)
+        peaks = tuple(peak_bytes(call, noise.device) / 2**20 for call in (ours, other))  # the same at every call
+        yield Comparison(f"peak memory of {what}", "cached", name, "MiB", [peaks])
 
 
 def growth(
@@ -127,7 +155,7 @@ def growth(
 ) -> Iterator[Comparison]:
     """How time grows with the context: what is compared is as many times the time with the shortest one."""
     noise = draw(model, 8, tokens)
-    calls = [timed(model, draw(model, count, tokens), noise, cached=True) for count in counts]
+    calls = [partial(sample, model, draw(model, count, tokens), noise, cached=True) for count in counts]
     for count, call in zip(counts[1:], calls[1:], strict=True):
         factor = count / counts[0]
         measured = [(long, short * factor) for long, short in time_pairs(call, calls[0], pairs)]
@@ -141,9 +169,11 @@ def shared(
 ) -> Iterator[Comparison]:
     """How many clips a second, where several of them share the context and its cache."""
     context = draw(model, size[0], tokens)
-    alone = timed(model, context, draw(model, size[1], tokens), cached=True)
     for count in counts:
-        together = timed(model, context, draw(model, size[1], tokens, count), cached=True)
-        measured = throughput(time_pairs(together, alone, pairs), count, 1)
-        what = f"clips of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
-        yield Comparison(what, f"{count} that share its cache", "one at a time", "clips/s", measured)
+        noise = draw(model, size[1], tokens, count)
+        together = partial(sample, model, context, noise, cached=True)
+        for name, keep in (("in turn, from one cache", True), ("in turn, the context encoded for each", False)):
+            in_turn = partial(sample_in_turn, model, context, noise, keep)
+            measured = throughput(time_pairs(together, in_turn, pairs), count, count)
+            what = f"{count} clips of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
+            yield Comparison(what, "together, from one cache", name, "clips/s", measured)

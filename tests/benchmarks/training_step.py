@@ -6,6 +6,7 @@ sequence, clean latents with timestep 0, so every target of a context carries th
 here.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loop import make_optimizers
 from v4s_lib.training.presets import BASE, SMALL, SMOKE, Preset
+from v4s_lib.training.processor import fast_bf16
 from v4s_lib.training.utilisation import wait
 
 WORDS = 8  # of an instruction
@@ -46,7 +48,7 @@ def make_batch(preset: Preset, targets: int, device: torch.device) -> Batch:
 
     return Batch(
         draw(count // targets, channels, task.context_latents, rows, columns),
-        draw(count, channels, task.target_latents, rows, columns),
+        draw(count, channels, task.target_latents + task.tail_latents, rows, columns),
         draw(count, WORDS, preset.model["text_dim"]),
     )
 
@@ -86,12 +88,12 @@ def make_step(
     optimizers = make_optimizers(model, preset)
     if compiled:
         model.compile_repeated_blocks()
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(device).manual_seed(1)
 
     def step() -> None:
-        sigma = torch.rand(len(batch.target), generator=generator).to(device)
+        sigma = torch.rand(len(batch.target), generator=generator, device=device)
         mix = sigma[:, None, None, None, None]
-        noise = torch.randn(batch.target.shape, generator=generator).to(device)
+        noise = torch.randn(batch.target.shape, generator=generator, device=device)
         noisy = torch.cat([batch.target[:, :, :1], ((1 - mix) * batch.target + mix * noise)[:, :, 1:]], dim=2)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = predict(model, batch, noisy, 1000 * sigma)
@@ -105,22 +107,38 @@ def make_step(
     return step
 
 
+def can_do(way: str, device: torch.device) -> bool:
+    """Whether it is done there in training: bf16 is not where it would be emulated, compiling needs a compiler."""
+    if way.startswith("compiled") and device.type == "cpu" and shutil.which("g++") is None:
+        return False
+    return not way.endswith("bf16") or fast_bf16(device)
+
+
 def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` takes preset smoke and compiles nothing."""
     preset = SMOKE if quick else BASE if device.type == "cuda" else SMALL
     targets = preset.task.targets
-    latents = preset.contexts * targets * preset.task.target_latents
-    shared = f"one-way, {targets} targets a context"
+    moving = preset.contexts * targets * (preset.task.target_latents - 1 + preset.task.tail_latents)
+    shared, alone = f"one-way, {targets} targets a context", "one-way, 1 target"
     for way in ["eager, float32"] if quick else ["eager, float32", "compiled, float32", "compiled, bf16"]:
+        what = f"training, preset {preset.name}, noisy target latents a second, {way}"
+        pairings = ((shared, "stock Wan"), (shared, alone), (alone, "stock Wan"))
+        if not can_do(way, device):
+            yield from (Comparison(what, *names, "latents/s", []) for names in pairings)
+            continue
         torch.compiler.reset()  # or the many models of one class use up what dynamo keeps of it
         how = {"compiled": way.startswith("compiled"), "precision": way.split()[-1], "device": device}
         make = partial(make_step, preset, **how)
-        step = make(predict_ours, targets)
-        for name, other in (("stock Wan", make(predict_stock, targets)), ("one-way, 1 target", make(predict_ours, 1))):
-            measured = throughput(time_pairs(step, other, pairs), latents, latents)
-            yield Comparison(f"training, target latents a second, {way}", shared, name, "latents/s", measured)
+        steps = {
+            shared: make(predict_ours, targets),
+            alone: make(predict_ours, 1),
+            "stock Wan": make(predict_stock, targets),
+        }
+        for ours, other in pairings:
+            measured = throughput(time_pairs(steps[ours], steps[other], pairs), moving, moving)
+            yield Comparison(what, ours, other, "latents/s", measured)
     torch.compiler.reset()
-    alone = replace(preset, muon_lr=None)
-    arms = [make_step(arm, predict_ours, targets, False, "float32", device) for arm in (preset, alone)]
+    adamw = replace(preset, muon_lr=None)
+    arms = [make_step(arm, predict_ours, targets, False, "float32", device) for arm in (preset, adamw)]
     measured = time_pairs(*arms, pairs)
     yield Comparison("training step, eager, float32", "Muon for matrices, AdamW", "AdamW alone", "s", measured)

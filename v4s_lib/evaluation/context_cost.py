@@ -35,7 +35,9 @@ METRICS = ["encoding_time", "time_per_frame", "peak_memory"]
 def encode(pipeline: Video4SpatialPipeline, frames: Tensor) -> None:
     """All that a target needs of a context video (F, H, W, 3), F = 4k+1, computed once for every clip."""
     latents = pipeline.codec.encode(frames[None])
-    pipeline.transformer.encode_context(latents, torch.arange(latents.shape[2])[None])
+    pipeline.transformer.encode_context(
+        latents, torch.arange(latents.shape[2])[None], longest=pipeline.config.longest_scan
+    )
 
 
 def encoding_time(pipeline: Video4SpatialPipeline, frames: Tensor) -> float:
