@@ -150,12 +150,12 @@ class ContextMixin:
         A latent is known from the newest stretch that it is in. Targets, which follow the newest, see its keys and
         values alone in these blocks.
         """
-        parts: list[Located] = []
+        parts, found = [], stretches(time_index, longest)
         newer, begun = None, latents.shape[2]
-        for stretch in stretches(time_index, longest):
+        for stretch in found:
             some, kept = latents[:, :, stretch], cache if newer is None else ContextCache([])
             part = self._locate(some, time_index[:, stretch], timestep, kept)
-            if stretch.stop - stretch.start < latents.shape[2] and self.sight is not None:
+            if len(found) > 1 and self.sight is not None:
                 part.guess, _ = place_context(self.sight, some, part.guess, timestep[:, 0] > 0)
             if newer is not None:
                 with torch.autocast(latents.device.type, enabled=False):  # bf16 would turn the cameras
