@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from v4s_lib.command import command
+from v4s_lib.evaluation import settings
 from v4s_lib.evaluation.ledger import Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
@@ -23,6 +24,7 @@ from v4s_lib.evaluation.results import (
     seed_results,
     tables,
 )
+from v4s_lib.training import minutes
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -125,6 +127,19 @@ def benchmarks() -> str:
     return f"Measured on {listed(on)}.\n\n{ratio_table(results)}"
 
 
+def solvers() -> str:
+    """The stored comparison of solvers and numbers of steps, on validation rooms."""
+    results = load_results("solvers_small")
+    first, *_ = rows = results["rows"]
+    return "\n".join([settings.head(first, results["samples"]), *(settings.line(row, first) for row in rows)])
+
+
+def recipe() -> str:
+    """What the stored changes of the training recipe are worth in equal minutes, on validation rooms."""
+    stored = [load_results(f"minutes_{spent}_small") for spent in (6, 12)]
+    return "\n\n".join(f"{found['minutes']:g} minutes an arm:\n\n{minutes.table(found['arms'])}" for found in stored)
+
+
 def with_tables(text: str) -> str:
     """``text`` with everything between its markers drawn anew from the stored results."""
     entries = read_ledger()
@@ -134,6 +149,8 @@ def with_tables(text: str) -> str:
         "table: grounding_small": lambda: front_table("grounding_small"),
         "ledger": lambda: claims(entries),
         "benchmarks": benchmarks,
+        "solvers": solvers,
+        "recipe": recipe,
     }
     for name, draw in blocks.items():
         opening = f"<!-- {name} -->"
