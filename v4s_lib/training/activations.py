@@ -99,10 +99,11 @@ def _unused(job: Job, size: int, fused: bool) -> int:
 
 def kept_with_checkpointing(job: Job, size: int = 2) -> int:
     """Bytes kept between forward and backward with every block checkpointed: the tokens that enter each block and,
-    one_way, the keys and values of the context, a copy for each target; once, what all blocks share.
+    one_way, the keys and values of the context, which its targets share; once, what all blocks share.
     """
     entering = _contexts(job) * job.context_tokens + _moving_tokens(job)
-    blocks = job.model["num_layers"] * (size * job.width * entering + _copies(job, size))
+    keys = 0 if job.way == "two_way" else 2 * job.context_tokens
+    blocks = job.model["num_layers"] * size * job.width * (entering + keys)
     return blocks + _shared(job, size) + _loss(job, size) + _beginning(job, size)
 
 
