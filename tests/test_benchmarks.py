@@ -5,7 +5,6 @@ import torch
 
 from tests.benchmarks import video_reading
 from tests.benchmarks.__main__ import BENCHMARKS, main
-from tests.benchmarks.cached_context import peak_bytes
 from v4s_lib.data.video import frame_times, read_frames
 
 
@@ -37,18 +36,6 @@ def test_bad_requests_are_refused(tmp_path, capsys):
     unknown, none = capsys.readouterr().err.splitlines()
     assert unknown.startswith("expected benchmarks out of cached_context, ") and "got 'magic'" in unknown
     assert none == "expected 1 or more pairs and threads, got 0 and 1: ask for some"
-
-
-def test_peak_memory_is_what_was_held_at_one_time():
-    def one_after_the_other():
-        for _ in range(3):
-            torch.zeros(2**20)
-
-    def together():
-        return [torch.zeros(2**20) for _ in range(3)]
-
-    assert peak_bytes(one_after_the_other, torch.device("cpu")) == pytest.approx(4 * 2**20, rel=0.01)
-    assert peak_bytes(together, torch.device("cpu")) == pytest.approx(12 * 2**20, rel=0.01)
 
 
 def test_written_frames_tell_their_index_and_a_wrong_one_is_noticed(tmp_path):

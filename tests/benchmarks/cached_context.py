@@ -7,19 +7,16 @@ or C + S N: what that promises is in the row's name. On a CPU the model is narro
 it has the width of Wan2.2-5B, not its depth, and is timed in bf16.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training.utilisation import wait
+from v4s_lib.training.memory import held_bytes
+from v4s_lib.training.utilisation import operations, wait
 
 PAPER = (84, 46)  # context and target latents
 TOKENS = (8, 13)  # rows and columns of a latent: the paper's 104
@@ -90,26 +87,6 @@ def draw(model: ContextVideoTransformer, latents: int, tokens: tuple[int, int], 
     return torch.randn(count, CHANNELS, latents, *tokens, generator=generator).to(model.device, model.dtype)
 
 
-def operations(call: Callable[[], object]) -> int:
-    """Floating point operations of a call; attention is written out, for torch does not count a CPU's fused kernel."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that were held at one time during a call, beyond those before it, by torch's own allocator."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-
-
 def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` takes few and small latents."""
     one_way, two_way = make_model("one_way", device), make_model("two_way", device)
@@ -146,7 +123,7 @@ def against_uncached(
         ideal = operations(other) / operations(ours)
         measured = time_pairs(ours, other, pairs)
         yield Comparison(f"time of {what} (very wide: {wide:.2f})", "cached", name, "s", measured, ideal)
-        peaks = tuple(peak_bytes(call, noise.device) / 2**20 for call in (ours, other))  # the same at every call
+        peaks = tuple(held_bytes(call, noise.device) / 2**20 for call in (ours, other))  # the same at every call
         yield Comparison(f"peak memory of {what}", "cached", name, "MiB", [peaks])
 
 

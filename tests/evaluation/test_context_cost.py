@@ -2,24 +2,10 @@
 
 import json
 
-import torch
-
 from v4s_lib.evaluation import context_cost
-from v4s_lib.evaluation.context_cost import LENGTHS, METRICS, encoding_peak, main, measure
+from v4s_lib.evaluation.context_cost import LENGTHS, METRICS, main, measure
 from v4s_lib.training.presets import SMOKE
 from v4s_lib.training.weights import load_pipeline
-
-
-def test_the_peak_is_the_most_that_is_held_at_once(monkeypatch):
-    """Two tensors of 4 MiB and their sum, then, without them, one of 8 MiB: 12 MiB."""
-
-    def known(pipeline, frames):
-        total = torch.zeros(2**20) + torch.ones(2**20)
-        del total
-        return torch.zeros(2**21)
-
-    monkeypatch.setattr(context_cost, "encode", known)
-    assert abs(encoding_peak(None, None) - 12 * 2**20) < 4096
 
 
 def test_memory_grows_with_the_context_and_every_length_is_timed(monkeypatch):

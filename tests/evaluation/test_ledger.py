@@ -196,7 +196,7 @@ def test_a_check_names_what_is_there(folder):
         ("    needs: weights trained without some pairs", "    wants: weights trained without some pairs", "claims.13"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
-        ("    takes: a plain model", "    command: a plain model", "claims"),
+        ("    takes: &longer_training a plain model", "    command: &longer_training a plain model", "claims"),
     ],
 )
 def test_a_broken_claim_is_named(old, new, place):

@@ -134,7 +134,8 @@ def test_rays_go_through_the_middles_of_cells(sight):
 @torch.no_grad()
 def test_noise_is_not_looked_at(sight, make_path):
     guess = make_path(2, 12).unflatten(1, (3, 4))
-    placed, frames = place_context(sight, randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), guess, torch.tensor([True, False]))
+    latents = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4)
+    placed, frames = place_context(sight, latents, sight(latents), guess, torch.tensor([True, False]))
     assert torch.equal(placed[0], guess[0]) and not torch.equal(placed[1], guess[1])
     torch.testing.assert_close(placed[1, -1, -1], torch.eye(4), **CLOSE)
     assert torch.equal(frames.c2w, placed[:, :, -1])
@@ -146,7 +147,7 @@ def test_noise_is_not_looked_at(sight, make_path):
 def test_where_poses_are_told_nothing_is_worked_out(sight, make_path):
     guess, told = make_path(2, 12).unflatten(1, (3, 4)), make_path(2, 12, seed=1).unflatten(1, (3, 4))
     latents, blind = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), torch.tensor([True, False])
-    placed, frames = place_context(sight, latents, guess, blind, told)
+    placed, frames = place_context(sight, latents, sight(latents), guess, blind, told)
     assert torch.equal(placed, told) and torch.equal(frames.c2w, told[:, :, -1])
     start, known = latents[:, :, :1], make_path(2, 1, seed=2)[:, None].expand(-1, -1, 4, -1, -1)
     seen = sight(start)

@@ -27,8 +27,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
     parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")
     args = parser.parse_args(arguments)
-    if args.workers < 1:
-        raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
     results = run_experiment(
         args.task,
         args.preset,

@@ -6,23 +6,23 @@ Run it on an idle machine. The lengths take turns, so that a busy moment hits al
 import argparse
 import statistics
 import sys
-import time
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 
 from v4s_lib.command import command
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.experiments import FOLDER
+from v4s_lib.evaluation.ratios import seconds as seconds_of
 from v4s_lib.evaluation.results import load_models, markdown_table, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row
 from v4s_lib.model.pipeline import Video4SpatialPipeline
+from v4s_lib.training.memory import held_bytes
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.worlds.paths import latent_frames
 
@@ -40,21 +40,6 @@ def encode(pipeline: Video4SpatialPipeline, frames: Tensor) -> None:
     )
 
 
-def encoding_time(pipeline: Video4SpatialPipeline, frames: Tensor) -> float:
-    """Seconds that ``encode`` takes."""
-    begin = time.perf_counter()
-    encode(pipeline, frames)
-    return time.perf_counter() - begin
-
-
-def encoding_peak(pipeline: Video4SpatialPipeline, frames: Tensor) -> int:
-    """Most bytes of tensors that ``encode`` holds at once, beside weights and frames, by torch's own account (CPU)."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        encode(pipeline, frames)
-    changes = sorted((event.time_range.end, event.self_cpu_memory_usage) for event in recorded.events())
-    return max(accumulate(change for _, change in changes))
-
-
 def measure(pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int, ...] = LENGTHS) -> list[dict]:
     """Rows of ``METRICS`` for every length; a row's mean is the median of ``REPEATS`` runs, its ends their extremes."""
     scan = navigation_episode("demo", 0, preset.task, max(lengths)).scan.rgb
@@ -62,14 +47,14 @@ def measure(pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int,
     seconds: dict[int, list[float]] = {count: [] for count in lengths}
     for turn in tqdm(range(REPEATS + 1), desc="turns"):
         for count, video in videos.items():
-            taken = encoding_time(pipeline, video)
+            taken = seconds_of(partial(encode, pipeline, video))
             if turn:  # the first is a warm-up
                 seconds[count].append(taken)
     rows = []
     for count, video in videos.items():
         times = [1e3 * value for value in (statistics.median(seconds[count]), min(seconds[count]), max(seconds[count]))]
         each = [value / len(video) for value in times]
-        peak = encoding_peak(pipeline, video) / 2**20
+        peak = held_bytes(partial(encode, pipeline, video), torch.device("cpu")) / 2**20
         name = f"{count} latents"
         rows.append(Row(name, "encoding_time", "ms", *times, REPEATS, 0).to_json())
         rows.append(Row(name, "time_per_frame", "ms", *each, REPEATS, 0).to_json())

@@ -187,8 +187,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.episodes < 2:
         raise ValueError(f"expected 2 episodes or more, got {args.episodes}: an interval needs two rooms, ask for more")
-    if args.workers < 1:
-        raise ValueError(f"expected 1 or more workers, got {args.workers}: one for each core is quickest")
     arms, asked = EXPERIMENTS[args.experiment], (args.split, args.episodes)
     results = run_arms(args.experiment, arms, get_preset(args.preset), *asked, store=args.store, workers=args.workers)
     for arm, result in zip(arms, results, strict=True):

@@ -194,6 +194,8 @@ def score_shared(score: Callable[..., Any], asked: tuple, episodes: int, workers
 
     ``score`` hands its keyword ``part`` on to ``score_all``.
     """
+    if workers < 1:
+        raise ValueError(f"expected 1 or more workers, got {workers}: one for each core is quickest")
     workers = min(workers, episodes)
     if workers > 1:
         run_workers(_score_part, (score, asked), [[str(number), str(workers)] for number in range(workers)])

@@ -6,7 +6,6 @@ With ``--json`` every setting is stored as soon as it is measured, and is not me
 
 import argparse
 import itertools
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from v4s_lib.evaluation.statistics import bootstrap, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.training.runs import stored_before
 from v4s_lib.training.weights import load_pipeline
 
 
@@ -51,17 +51,6 @@ def score_setting(
     one, mean = (vars(bootstrap(column, np.arange(episodes))) for column in scores.T)
     times = evaluations(setting["solver"], setting["steps"])
     return {**setting, "evaluations": times, "one": one, "mean": mean, "per_episode": scores[:, 0].tolist()}
-
-
-def measured_before(path: Path | None, contract: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows in a file of results, if there is one; they must be of the same weights, rooms and samples."""
-    if path is None or not path.is_file():
-        return []
-    results = json.loads(path.read_text())
-    differing = [name for name, value in contract.items() if results[name] != value]
-    if differing:
-        raise ValueError(f"expected in {path} the same {', '.join(differing)}, got another: name another file")
-    return results["rows"]
 
 
 def head(first: dict[str, Any], samples: int) -> str:
@@ -98,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline = load_pipeline(preset, args.weights)
     contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}
     contract["weights_sha256"] = weights_digest(pipeline.transformer)
-    rows, shown = measured_before(args.json, contract), []
+    rows, shown = stored_before(args.json, contract, "rows", []), []
     for values in itertools.product(args.solver, args.guidance, args.steps):
         setting = dict(zip(("solver", "guidance", "steps"), values, strict=True))
         row = next((row for row in rows if setting.items() <= row.items()), None)

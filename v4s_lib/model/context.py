@@ -13,6 +13,7 @@ from v4s_lib.model.blocks import ContextVideoBlock, KeyValue
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.places import place_context
+from v4s_lib.model.sight import Seen
 from v4s_lib.model.tokens import CONTEXT, clean_or
 
 
@@ -110,24 +111,35 @@ class ContextMixin:
         """
         if self.config.context_attention != "one_way":
             raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
-        if longest is None or self.localizer is None:
-            return self._encode_context(context_latents, time_index, timestep, Findings())
-        cache, timestep = ContextCache([]), clean_or(timestep, context_latents)
-        located = self._locate_stretches(context_latents, time_index, timestep, cache, longest)
-        return self._draw_on(context_latents, located, timestep, cache, Findings())
+        return self._encode_context(context_latents, time_index, timestep, Findings(), longest=longest)
 
     def _encode_context(
-        self, latents: Tensor, time_index: Tensor, timestep: Tensor | None, findings: Findings, only_poses: bool = False
+        self,
+        latents: Tensor,
+        time_index: Tensor,
+        timestep: Tensor | None,
+        findings: Findings,
+        only_poses: bool = False,
+        longest: int | None = None,
     ) -> ContextCache:
-        cache, timestep = ContextCache([]), clean_or(timestep, latents)
-        located = self._locate(latents, time_index, timestep, cache)
+        cache, timestep, seen = ContextCache([]), clean_or(timestep, latents), None
+        if self.sight is not None and not only_poses:
+            with torch.no_grad():
+                seen = self.sight(latents)
+        found = [slice(0, latents.shape[2])]
+        if longest is not None and self.localizer is not None:
+            found = stretches(time_index, longest)
+        if len(found) == 1:
+            located = self._locate(latents, time_index, timestep, cache)
+        else:
+            located = self._locate_stretches(latents, time_index, timestep, cache, seen, found)
         if located.numbers is None:
             return cache
         findings.context_numbers = located.numbers
         if only_poses:
             self._show_finder(latents, located.guess, cache)
             return cache
-        return self._draw_on(latents, located, timestep, cache, findings)
+        return self._draw_on(latents, located, timestep, cache, seen, findings)
 
     def _locate(self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache) -> "Located":
         """The blocks before the localizer, or all where there is none; their keys and values go into the cache."""
@@ -143,20 +155,26 @@ class ContextMixin:
         return Located(embedded, states, time_index, numbers, pose_matrix(numbers.detach()))
 
     def _locate_stretches(
-        self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache, longest: int
+        self,
+        latents: Tensor,
+        time_index: Tensor,
+        timestep: Tensor,
+        cache: ContextCache,
+        seen: Seen | None,
+        found: list[slice],
     ) -> "Located":
         """``_locate`` stretch by stretch, from the newest back, each placed by where the one after it saw its end.
 
         A latent is known from the newest stretch that it is in. Targets, which follow the newest, see its keys and
-        values alone in these blocks.
+        values alone in these blocks. Refinement is quick here, for all frames are refined together later.
         """
-        parts, found = [], stretches(time_index, longest)
-        newer, begun = None, latents.shape[2]
+        parts, newer, begun = [], None, latents.shape[2]
         for stretch in found:
             some, kept = latents[:, :, stretch], cache if newer is None else ContextCache([])
             part = self._locate(some, time_index[:, stretch], timestep, kept)
-            if len(found) > 1 and self.sight is not None:
-                part.guess, _ = place_context(self.sight, some, part.guess, timestep[:, 0] > 0)
+            if seen is not None:
+                known, blind = seen.each(lambda value, s=stretch: value[:, s]), timestep[:, 0] > 0
+                part.guess, _ = place_context(self.sight, some, known, part.guess, blind, quick=True)
             if newer is not None:
                 with torch.autocast(latents.device.type, enabled=False):  # bf16 would turn the cameras
                     part.guess = newer[:, stretch.stop - 1 - begun, -1:, None] @ part.guess
@@ -167,19 +185,26 @@ class ContextMixin:
         return Located.join(parts)
 
     def _draw_on(
-        self, latents: Tensor, located: "Located", timestep: Tensor, cache: ContextCache, findings: Findings
+        self,
+        latents: Tensor,
+        located: "Located",
+        timestep: Tensor,
+        cache: ContextCache,
+        seen: Seen | None,
+        findings: Findings,
     ) -> ContextCache:
         """The blocks after the localizer, which are told where frames stand."""
-        placed = self._place_context(latents, located.guess, timestep[:, 0] > 0, cache)
+        placed = self._place_context(latents, seen, located.guess, timestep[:, 0] > 0, cache)
         findings.context_poses = placed
         self._show_finder(latents, placed, cache)
         states = self.localizer.draw_from(located.embedded, located.states)
         grid = (latents.shape[2], *self.config.position_size)
         _, modulation = self._time(timestep.expand(-1, grid[0]), states)
         rays = self._rays(placed, grid)
-        rotary = self.rope(located.time_index, *grid[1:])
         if self.config.ray_rotary:
             rotary = self._ray_rotary(placed, located.time_index, grid)
+        else:
+            rotary = self.rope(located.time_index, *grid[1:])
         for i, block in enumerate(self.blocks[self.config.localize_after :], start=self.config.localize_after):
             states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = self._look(block, states, modulation, rotary, self._by_ray(i))

@@ -70,22 +70,29 @@ def look_at(sight: Sight, latents: Tensor, seen: Seen) -> tuple[Pictures, Camera
 
 @torch.no_grad()
 def place_context(
-    sight: Sight, latents: Tensor, guess: Tensor, blind: Tensor, told: Tensor | None = None, quick: bool = False
+    sight: Sight,
+    latents: Tensor,
+    seen: Seen,
+    guess: Tensor,
+    blind: Tensor,
+    told: Tensor | None = None,
+    quick: bool = False,
 ) -> tuple[Tensor, PlacedFrames]:
     """Where context frames stand, in the axes of the last one, which stands at the identity.
 
     Args:
         sight: sees the last frame of each latent. The other three move with it.
         latents: (B, C, P, h, w).
+        seen: (B, P, ...) what sight sees in them.
         guess: (B, P, 4, 4, 4) c2w.
         blind: (B,) which contexts are noise: those stay as guessed.
         told: c2w likewise, in training, where nothing is to be worked out.
-        quick: refine in a few steps, as is enough for training.
+        quick: refine in a few steps, as is enough for training, and for a first guess.
 
     Returns:
         c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
     """
-    count, seen = guess.shape[1], sight(latents)
+    count = guess.shape[1]
     pictures, camera = look_at(sight, latents, seen)
     if told is not None:
         return told, PlacedFrames(seen, pictures, told[:, :, -1], blind)

@@ -12,6 +12,7 @@ from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
+from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
 
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
@@ -30,12 +31,14 @@ def named_box(seen: Tensor) -> Tensor | None:
 class WayMixin:
     """The part of the transformer that works out where frames stand, plans paths, and says where tokens look."""
 
-    def _place_context(self, latents: Tensor, guess: Tensor, blind: Tensor, cache: ContextCache) -> Tensor:
+    def _place_context(
+        self, latents: Tensor, seen: Seen | None, guess: Tensor, blind: Tensor, cache: ContextCache
+    ) -> Tensor:
         """Poses (B, T, 4, 4, 4) of a context's frames, from the localizer's; what sight saw goes into the cache."""
         told = self.localizer.told.context
         placed = guess if told is None else told
         if self.sight is not None:
-            placed, cache.frames = place_context(self.sight, latents, guess, blind, told, quick=self.training)
+            placed, cache.frames = place_context(self.sight, latents, seen, guess, blind, told, quick=self.training)
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed

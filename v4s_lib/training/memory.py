@@ -1,4 +1,4 @@
-"""How much memory a function needs at its peak, found out without having it.
+"""How much memory a function needs at its peak: measured and, where there is not as much, found out without it.
 
 On PyTorch's meta device a tensor has a shape and no memory, so that a model of any size can be run there, operation by
 operation. What is alive is added up as it comes and goes. Tests hold the sum against the allocations of real runs.
@@ -6,12 +6,14 @@ operation. What is alive is added up as it comes and goes. Tests hold the sum ag
 
 import weakref
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -22,6 +24,19 @@ def peak_bytes(model: nn.Module, run: Callable[[], Any]) -> int:
     with FusedAttention(), Alive(model) as alive:
         run()
     return alive.most
+
+
+def held_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that a call holds at one time, beyond those before it, by torch's own allocator: it is run."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 class FusedAttention(TorchFunctionMode):

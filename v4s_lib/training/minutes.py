@@ -20,6 +20,7 @@ from v4s_lib.data.provenance import current_commit
 from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.training.runs import stored_before
 
 SPEED_STEPS = 20  # that measure an arm's speed, after one that compiles
 REFERENCE = "reference"  # the ablations' arm that changes nothing
@@ -121,17 +122,6 @@ def train_arm(
     return {"steps": steps, "targets": targets, "curve": curve(read_log(folder))}
 
 
-def arms_before(path: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The arms in a file of curves, if there is one; they must be of the same preset, minutes and validations."""
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text())
-    differing = [name for name, value in about.items() if found[name] != value]
-    if differing:
-        raise ValueError(f"expected in {path} the same {', '.join(differing)}, got another: name another --out")
-    return found["arms"]
-
-
 def table(arms: dict[str, dict[str, Any]]) -> str:
     """Every arm's scores over its minutes in Markdown, and how far its last one is from the first arm's."""
     lines = [
@@ -164,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = arm_preset(REFERENCE, get_preset(args.preset))
     init = arm_start(REFERENCE, args.preset, args.init)
     about = {"preset": preset.name, "minutes": args.minutes, "every": args.every}
-    arms = arms_before(args.out / "minutes.json", about)
+    arms = stored_before(args.out / "minutes.json", about, "arms", {})
     for name in args.arms:
         trained = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)
         arms[f"{name}, seed {args.seed}"] = trained

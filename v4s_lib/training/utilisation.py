@@ -71,14 +71,21 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / timed(device, torch.mm, matrix, matrix)[0]
 
 
+def operations(call: Callable[[], object]) -> int:
+    """Floating point operations of a call's matrix products, convolutions and attention.
+
+    Attention is written out, for torch does not count a CPU's fused kernel.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
 def count_flops(preset: Preset, kind: str) -> float:
-    """Operations of one step's loss and gradients: of matrix products, convolutions and attention."""
+    """Operations of one step's loss and gradients."""
     run = _begin(replace(preset, compile=False), kind, 1)
     sample = run.rooms()
-    # Attention is written out, for torch does not count a CPU's fused kernel.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run.accelerator.backward(run.loss(sample))
-    return float(counter.get_total_flops())
+    return float(operations(lambda: run.accelerator.backward(run.loss(sample))))
 
 
 def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
