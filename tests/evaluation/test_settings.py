@@ -33,5 +33,5 @@ def test_settings_of_other_rooms_are_not_added_to(tmp_path, capsys):
     stored = {"preset": "smoke", "split": "validation", "samples": 2, "episodes": 3, "weights_sha256": "0", "rows": []}
     path.write_text(json.dumps(stored))
     assert main([*ASKED, "--steps", "1", "--json", str(path)]) == 2
-    assert "the same episodes, weights_sha256, got another: write to another place" in capsys.readouterr().err
+    assert "the same episodes, weights_sha256, got another: name another file" in capsys.readouterr().err
     assert json.loads(path.read_text()) == stored

@@ -83,7 +83,7 @@ def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, mo
     assert arms["half the batch, seed 0"]["targets"] == 2 * arms["half the batch, seed 0"]["steps"]
     assert "| half the batch, seed 1 |" in capsys.readouterr().out
     assert main([*asked, "--minutes", "1"]) == 2
-    assert "the same minutes, got another: write to another place" in capsys.readouterr().err
+    assert "the same minutes, got another: name another --out" in capsys.readouterr().err
 
 
 def test_no_minutes_are_refused(tmp_path, capsys):

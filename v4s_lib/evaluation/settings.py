@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline = load_pipeline(preset, args.weights)
     contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}
     contract["weights_sha256"] = weights_digest(pipeline.transformer)
-    rows, shown = stored_before(args.json, contract, "rows", []), []
+    rows, shown = stored_before(args.json, contract, "name another file").get("rows", []), []
     for values in itertools.product(args.solver, args.guidance, args.steps):
         setting = dict(zip(("solver", "guidance", "steps"), values, strict=True))
         row = next((row for row in rows if setting.items() <= row.items()), None)

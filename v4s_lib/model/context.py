@@ -126,13 +126,11 @@ class ContextMixin:
         if self.sight is not None and not only_poses:
             with torch.no_grad():
                 seen = self.sight(latents)
-        found = [slice(0, latents.shape[2])]
-        if longest is not None and self.localizer is not None:
-            found = stretches(time_index, longest)
-        if len(found) == 1:
-            located = self._locate(latents, time_index, timestep, cache)
-        else:
+        found = [] if longest is None or self.localizer is None else stretches(time_index, longest)
+        if len(found) > 1:
             located = self._locate_stretches(latents, time_index, timestep, cache, seen, found)
+        else:
+            located = self._locate(latents, time_index, timestep, cache)
         if located.numbers is None:
             return cache
         findings.context_numbers = located.numbers

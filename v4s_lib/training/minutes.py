@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = arm_preset(REFERENCE, get_preset(args.preset))
     init = arm_start(REFERENCE, args.preset, args.init)
     about = {"preset": preset.name, "minutes": args.minutes, "every": args.every}
-    arms = stored_before(args.out / "minutes.json", about, "arms", {})
+    arms = stored_before(args.out / "minutes.json", about, "name another --out").get("arms", {})
     for name in args.arms:
         trained = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)
         arms[f"{name}, seed {args.seed}"] = trained

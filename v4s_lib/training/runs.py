@@ -23,26 +23,22 @@ def drop_lines_after(log: Path, step: int) -> None:
     beside.replace(log)
 
 
-def stored_before(path: Path | None, contract: dict[str, Any], name: str, empty: Any) -> Any:
-    """What a file of results holds under ``name``, to be added to; ``empty`` without a file.
-
-    Raises:
-        ValueError: it was made under another contract.
-    """
+def stored_before(path: Path | None, contract: dict[str, Any], advice: str) -> dict[str, Any]:
+    """What a file of results, to be added to, holds, made under the same contract; nothing without a file."""
     if path is None or not path.is_file():
-        return empty
+        return {}
     found = json.loads(path.read_text())
-    differing = [key for key, value in contract.items() if found.get(key) != value]
-    if differing:
-        raise ValueError(f"expected in {path} the same {', '.join(differing)}, got another: write to another place")
-    return found[name]
+    check_contract(path, contract, found, advice)
+    return found
 
 
-def check_contract(place: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Refuse to go on from the checkpoint at ``place``, made under the contract ``found``, under another one."""
+def check_contract(
+    place: Path,
+    expected: dict[str, Any],
+    found: dict[str, Any],
+    advice: str = "use the old settings or another output folder",
+) -> None:
+    """Refuse to go on from what is at ``place``, made under the contract ``found``, under another one."""
     differing = [name for name, value in expected.items() if found.get(name) != value]
     if differing:
-        raise ValueError(
-            f"expected to resume {place} with the same {', '.join(differing)}, got another: "
-            "use the old settings or another output folder"
-        )
+        raise ValueError(f"expected to resume {place} with the same {', '.join(differing)}, got another: {advice}")
