@@ -1,6 +1,6 @@
 """A training step of the plain one-way model against the same step around diffusers' own Wan transformer.
 
-Both have the width, the layers, the data, the optimizers and the precision of preset ``small``, or on a GPU ``base``,
+Both have the width, the layers, the data, the optimizer and the precision of preset ``small``, or on a GPU ``base``,
 without the parts that the paper does not have. The stock model has no context of its own: context and target are one
 sequence, clean latents with timestep 0, so every target of a context carries the context again. Rooms are not rendered
 here.
@@ -8,7 +8,7 @@ here.
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
-from v4s_lib.training.loop import make_optimizers
+from v4s_lib.training.loop import make_optimizer
 from v4s_lib.training.presets import BASE, SMALL, SMOKE, Preset
 from v4s_lib.training.processor import fast_bf16
 from v4s_lib.training.utilisation import wait
@@ -85,7 +85,7 @@ def make_step(
 ) -> Callable[[], None]:
     """One optimizer step, of our model or of the stock one; the device is waited for."""
     model, batch = make_model(preset, predict is predict_stock).to(device), make_batch(preset, targets, device)
-    optimizers = make_optimizers(model, preset)
+    optimizer = make_optimizer(model, preset)
     if compiled:
         model.compile_repeated_blocks()
     generator = torch.Generator(device).manual_seed(1)
@@ -99,9 +99,8 @@ def make_step(
             output = predict(model, batch, noisy, 1000 * sigma)
         (output.float() - batch.target)[:, :, 1:].square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         wait(device)
 
     return step
@@ -137,8 +136,3 @@ def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Compariso
         for ours, other in pairings:
             measured = throughput(time_pairs(steps[ours], steps[other], pairs), moving, moving)
             yield Comparison(what, ours, other, "latents/s", measured)
-    torch.compiler.reset()
-    adamw = replace(preset, muon_lr=None)
-    arms = [make_step(arm, predict_ours, targets, False, "float32", device) for arm in (preset, adamw)]
-    measured = time_pairs(*arms, pairs)
-    yield Comparison("training step, eager, float32", "Muon for matrices, AdamW", "AdamW alone", "s", measured)

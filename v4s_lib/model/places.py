@@ -10,7 +10,7 @@ from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
 from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.localizer import fall
-from v4s_lib.model.refinement import BLURS, QUICK, Pictures, refine
+from v4s_lib.model.refinement import CLOSE, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
@@ -101,7 +101,7 @@ def place_context(
         if count > 1:
             others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
             aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], slice(0, count - 1))
-            aligned = refine(aligned, pictures, camera, slice(0, count - 1), QUICK if quick else BLURS)
+            aligned = refine(aligned, pictures, camera, slice(0, count - 1), QUICK if quick else USUAL)
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
@@ -134,8 +134,8 @@ def place_start(
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
         poses = align(poses, pairs, slice(count, None))
-        blurs = QUICK if quick else BLURS
-        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), blurs)
+        effort = QUICK if quick else CLOSE
+        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), effort)
         start = poses[:, -1, None, None].expand_as(guess)
     return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
 

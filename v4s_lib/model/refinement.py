@@ -10,7 +10,6 @@ validation rooms.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +21,24 @@ from v4s_lib.model.cloud import CLOSEST
 from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
-BLURS = (0.25, 0.25, 0.25, 0.125, 0.125, 0.125)  # of a cell, standard deviation: one Gauss-Newton step each
-QUICK = (0.25, 0.125)  # in training: half as long, and a third more error
 BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
 DIFFERENT = 0.25  # difference of logarithms at which a pixel begins to be let go
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
-NEIGHBOURS = 5  # frames whose pixels are looked for in a free one: those that show most of it
-COMPARED = 2  # pixels a cell, both ways, that are compared
 BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly frames are compared."""
+
+    blurs: tuple[float, ...] = (0.25, 0.25, 0.25, 0.125, 0.125, 0.125)  # of a cell, standard deviation; a step each
+    neighbours: int = 5  # frames whose pixels are looked for in a free one: those that show most of it
+    compared: int = 2  # pixels a cell, both ways
+
+
+USUAL = Effort()
+QUICK = Effort((0.25, 0.125))  # in training: half as long, and a third more error
+CLOSE = Effort(neighbours=15, compared=4)  # of one frame among many, on whose pose a whole clip rests
 
 
 @dataclass
@@ -50,7 +59,7 @@ class Pictures:
         return Pictures(*(part.repeat_interleave(times, dim=0) for part in (self.color, self.depth)), self.cell)
 
 
-def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, blurs: Sequence[float] = BLURS) -> Tensor:
+def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, effort: Effort = USUAL) -> Tensor:
     """Poses (R, n, 4, 4) under which frames that show one place agree on its colour.
 
     Args:
@@ -58,19 +67,19 @@ def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, blurs
         pictures: of those frames.
         camera: of all of them.
         free: which frames may move, at least one; the others stay as they are.
-        blurs: parts of a cell, one Gauss-Newton step each.
+        effort: Gauss-Newton steps, and what is compared in each.
     """
     poses = guess.clone()
     rooms, count = poses.shape[:2]
-    one, other = _neighbours(poses, pictures, camera, free)
-    stride = pictures.cell // COMPARED
+    one, other = _neighbours(poses, pictures, camera, free, effort.neighbours)
+    stride = pictures.cell // effort.compared
     rays = camera.rays(device=poses.device)[::stride, ::stride, 0].flatten(0, 1)
     brightness = ((pictures.color.flatten(0, 1) / 2 + 0.5).clamp(min=0) + BLACK).log()
     depth = pictures.depth.flatten(0, 1)
     local = depth[one][:, ::stride, ::stride].flatten(1)[..., None] * rays  # E N 3
     moved = torch.zeros(rooms, count, 6, device=poses.device)
     blur = None
-    for step in blurs:
+    for step in effort.blurs:
         if step != blur:
             blur, color = step, blurred(brightness, step * pictures.cell)
             shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
@@ -104,8 +113,11 @@ def _slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
 
 
-def _neighbours(poses: Tensor, pictures: Pictures, camera: Camera, free: slice) -> tuple[Tensor, Tensor]:
-    """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them."""
+def _neighbours(poses: Tensor, pictures: Pictures, camera: Camera, free: slice, most: int) -> tuple[Tensor, Tensor]:
+    """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them.
+
+    There are ``most`` of them for each free one, or as many as there are others.
+    """
     rooms, count = poses.shape[:2]
     cell = pictures.cell
     coarse = Camera(camera.height // cell, camera.width // cell, camera.horizontal_fov)
@@ -120,7 +132,7 @@ def _neighbours(poses: Tensor, pictures: Pictures, camera: Camera, free: slice) 
     shown = (inside & _in_sight(distance, met)).float().mean(dim=-1)  # R A n
     frames = torch.arange(count, device=poses.device)
     shown = shown.masked_fill(frames[free, None] == frames, -1.0)
-    near = shown.topk(min(NEIGHBOURS, count - 1), dim=-1).indices
+    near = shown.topk(min(most, count - 1), dim=-1).indices
     room = count * torch.arange(rooms, device=poses.device)[:, None, None]
     one, other = ((room + number).flatten() for number in (frames[free, None].expand_as(near), near))
     return other, one

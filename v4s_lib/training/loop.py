@@ -22,7 +22,6 @@ from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, wri
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import Sample, flow_matching_loss, locating_loss
-from v4s_lib.training.muon import Muon
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
@@ -31,7 +30,6 @@ from v4s_lib.training.weights import initial_model, initial_weights
 
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
-    "muon_lr",
     "adamw_lr",
     "compile",
     "validate_every",
@@ -44,21 +42,15 @@ FREE = (
 )
 
 
-def make_optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all other parameters; AdamW alone without a ``muon_lr``."""
-    matrices = [p for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
-    if preset.muon_lr is None:
-        matrices = []
-    taken = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in taken]
-    adamw = torch.optim.AdamW(others, lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay)
-    if not matrices:
-        return [adamw]
-    return [Muon(matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay), adamw]
+def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
+    """AdamW for every parameter."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay
+    )
 
 
 def learning_rate(step: int, preset: Preset) -> float:
-    """Factor of both learning rates: linear warm-up, constant, linear cool-down. By step, never by clock.
+    """Factor of the learning rate: linear warm-up, constant, linear cool-down. By step, never by clock.
 
     The steps that teach to locate and those that teach to draw each have their own.
     """
@@ -130,7 +122,7 @@ def train(
 
 
 class Run:
-    """Model, optimizers, average and position of one training run."""
+    """Model, optimizer, average and position of one training run."""
 
     def __init__(self, preset: Preset, out_dir: Path, seed: int, accelerator: Accelerator, init: Path | None) -> None:
         self.preset, self.out_dir, self.seed, self.accelerator = preset, Path(out_dir), seed, accelerator
@@ -141,8 +133,7 @@ class Run:
             weights = initial_weights(preset, Path(init))
             model, self.start = initial_model(preset, weights), state_digest(weights)
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
-        optimizers = make_optimizers(model, preset)
-        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, preset))
         self.ema.to(accelerator.device)
         compiled = preset.compile and can_compile(accelerator)
         if compiled:
@@ -160,7 +151,7 @@ class Run:
         value = self.accelerator.gather(loss.detach()).mean().item()
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rates and resume"
+                f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rate and resume"
             )
         self.accelerator.backward(loss)
         self.log({"loss": value, **self.update()})
@@ -184,15 +175,13 @@ class Run:
             return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
 
     def update(self) -> dict[str, float]:
-        """Let optimizers and average follow the gradients, which ends the step; returns what the log says of it."""
+        """Let optimizer and average follow the gradients, which ends the step; returns what the log says of it."""
         share = learning_rate(self.step, self.preset)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        rates = [rate for rate in (self.preset.muon_lr, self.preset.adamw_lr) if rate is not None]
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
-            optimizer.step()
-            optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.preset.adamw_lr * share
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         self.step += 1
         return {"gradient_norm": float(norm), "rate": share}

@@ -47,10 +47,8 @@ def weighting(preset: Preset, **changes: float) -> Preset:
 
 ARMS: dict[str, Callable[[Preset], Preset]] = {
     "preset": lambda preset: preset,
-    "adamw alone, 3e-4": lambda preset: replace(preset, muon_lr=None, adamw_lr=3e-4),
-    "adamw alone, 1e-3": lambda preset: replace(preset, muon_lr=None, adamw_lr=1e-3),
-    "adamw alone, 3e-3": lambda preset: replace(preset, muon_lr=None, adamw_lr=3e-3),
-    "muon, adamw for the rest at 3e-3": lambda preset: replace(preset, adamw_lr=3e-3),
+    "a rate of 1e-3": lambda preset: replace(preset, adamw_lr=1e-3),
+    "a rate of 1e-2": lambda preset: replace(preset, adamw_lr=1e-2),
     "a context for each target": own_contexts,
     "half the batch": lambda preset: batch(preset, 0.5),
     "twice the batch": lambda preset: batch(preset, 2),

@@ -33,11 +33,10 @@ class Preset:
     locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
     draw_anew: bool = False  # keep of weights to start from what locates; the rest comes from the seed
     loss: LossConfig = field(default_factory=LossConfig)
-    muon_lr: float | None = 0.02  # for the matrices of the blocks; None leaves them to AdamW as well
-    adamw_lr: float = 1e-3  # for everything else
+    adamw_lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 50  # steps
-    cooldown: float = 0.3  # last share of the steps, over which both rates fall to zero
+    cooldown: float = 0.3  # last share of the steps, over which the rate falls to zero
     ema_decay: float = 0.998
     mixed_precision: str = "bf16"  # float32 all the same on a CPU without bf16 instructions, see processor.py
     compile: bool = True  # where a C++ compiler or a GPU is at hand
