@@ -9,6 +9,7 @@ from torch import Tensor
 from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
 from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames
+from v4s_lib.model.fusion import agree
 from v4s_lib.model.localizer import fall
 from v4s_lib.model.refinement import CLOSE, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
@@ -93,15 +94,20 @@ def place_context(
         c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
     """
     count = guess.shape[1]
-    pictures, camera = look_at(sight, latents, seen)
     if told is not None:
-        return told, PlacedFrames(seen, pictures, told[:, :, -1], blind)
+        seen = agree(sight, seen, told[:, :, -1])
+        return told, PlacedFrames(seen, look_at(sight, latents, seen)[0], told[:, :, -1], blind)
+    pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
         placed = inverse(guess[:, -1:, -1:]) @ guess
         if count > 1:
-            others = ~torch.eye(count, dtype=torch.bool, device=guess.device)
-            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], slice(0, count - 1))
-            aligned = refine(aligned, pictures, camera, slice(0, count - 1), QUICK if quick else USUAL)
+            others, free = ~torch.eye(count, dtype=torch.bool, device=guess.device), slice(0, count - 1)
+            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], free)
+            aligned = refine(aligned, pictures, camera, free, QUICK if quick else USUAL)
+            seen = agree(sight, seen, aligned)
+            pictures, _ = look_at(sight, latents, seen)
+            if not quick:
+                aligned = refine(aligned, pictures, camera, free)
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)

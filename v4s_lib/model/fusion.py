@@ -1,0 +1,54 @@
+"""Depths that the frames of a context agree on. Not in the paper.
+
+Sight guesses a frame's depths from that frame alone. Once frames stand somewhere, a wall that several of them show has
+as many guesses. Every cell's depth moves by the mean of how much farther the points of other frames are that fall into
+it, each counted by its doubt. Nothing is learnt.
+Source: the fusion of depth maps of multi-view stereo; the numbers are our choice, on validation rooms.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from v4s_lib.model.alignment import points
+from v4s_lib.model.cloud import CLOSEST, fine
+from v4s_lib.model.sight import Seen, Sight
+from v4s_lib.worlds.cameras import Camera, inverse, to_room
+
+APART = 0.2  # of the logarithm of a depth: points that differ by more are of two surfaces
+MISPLACED = 0.06  # relative error of a depth seen from another frame, for poses are off as well
+
+
+@torch.no_grad()
+def agree(sight: Sight, seen: Seen, c2w: Tensor) -> Seen:
+    """What sight has seen, with the depths that frames agree on.
+
+    Args:
+        sight: what saw it.
+        seen: (R, P, ...) of P frames in each of R rooms.
+        c2w: (R, P, 4, 4) of those frames.
+    """
+    count, (rows, columns) = c2w.shape[1], sight.size
+    camera = Camera(rows * sight.cell, columns * sight.cell, sight.horizontal_fov)
+    told = points(sight, seen)
+    with torch.autocast(c2w.device.type, enabled=False):  # metres need more than the 8 bits of bf16
+        room = to_room(told.place, c2w).flatten(1, 2)  # R P*N 3
+        pixel, distance = camera.project(to_room(room[:, None], inverse(c2w)))  # R P P*N: in every frame
+    there = _at(fine(seen.log_depth, sight).unflatten(-1, (camera.height, camera.width)), pixel)
+    farther = distance.clamp(min=CLOSEST).log() - there
+    column, row = (pixel / sight.cell).floor().long().unbind(-1)
+    inside = (distance > CLOSEST) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    own = torch.eye(count, dtype=torch.bool, device=c2w.device).repeat_interleave(rows * columns, dim=1)
+    weight = inside & ~own & (farther.abs() < APART)
+    weight = weight / (told.doubt.flatten(1)[:, None] ** 2 + MISPLACED**2)
+    cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
+    pulled, total = (torch.zeros_like(told.doubt).scatter_add(2, cell, part) for part in (weight * farther, weight))
+    return Seen(seen.keys, seen.log_depth + pulled / (total + told.doubt**-2), seen.log_doubt)
+
+
+def _at(maps: Tensor, pixel: Tensor) -> Tensor:
+    """Values (R, P, K) of maps (R, P, H, W) at pixels (R, P, K, 2), x and y, between those of the nearest four."""
+    size = pixel.new_tensor([maps.shape[-1], maps.shape[-2]])
+    grid = (2 * pixel / size - 1).flatten(0, 1)[:, :, None]
+    found = grid_sample(maps.flatten(0, 1)[:, None], grid, padding_mode="border", align_corners=False)
+    return found[:, 0, :, 0].unflatten(0, maps.shape[:2])
