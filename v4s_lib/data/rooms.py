@@ -39,6 +39,7 @@ class RoomTask:
     tilt: float = 0.0  # degrees by which a training scan looks up or down as a whole, at most; see data/augment.py
     lift: float = 0.0  # metres by which it is raised or lowered, at most
     hidden: float = 0.0  # share of a training scan's latents with something close before the lens
+    without: tuple[str, ...] = ()  # labels of objects that no training room holds (claim D2)
     lighting: float = 0.0  # standard deviation of the logarithm of a training scan's exposure, latent by latent
 
 
@@ -70,7 +71,7 @@ def make_rooms(
 ) -> RoomBatch:
     """Build and render one room a seed; the same seed and task give the same pixels on the same device."""
     generator = torch.Generator().manual_seed(seeds[0])
-    scenes = make_scenes(seeds)
+    scenes = make_scenes(seeds, task.without)
     count = len(seeds)
     low, high = task.scan_latents
     latents = int(torch.randint(low, high + 1, (), generator=generator))

@@ -10,6 +10,7 @@ from v4s_lib.data.rooms import RoomTask
 from v4s_lib.model.text import vocabulary
 from v4s_lib.training.loss import LossConfig
 from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.objects import NEW_LABELS
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dic
 _SMALL_CAMERA = Camera(32, 48)
 _BASE_CAMERA = Camera(64, 96)
 _SMOKE_CAMERA = Camera(16, 24)
-_GROUNDING = {"tail_latents": 1, "grounding": 0.5}
+_GROUNDING = {"tail_latents": 1, "grounding": 0.5, "without": NEW_LABELS}
 
 SMALL = Preset(
     name="small",
@@ -109,8 +110,7 @@ BASE = Preset(
         pool_latents=90,
         context_latents=84,
         target_latents=41,
-        tail_latents=5,
-        grounding=0.5,
+        **_GROUNDING | {"tail_latents": 5},
         targets=2,
         gap=50,
         reach=0.8,

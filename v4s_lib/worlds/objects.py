@@ -58,3 +58,9 @@ KINDS: dict[str, tuple[Part, ...]] = {
         ("frustum", 0, 0, 0.8, 0.9, 0.9, 0.2, 1, None),
     ),
 }
+
+# A fifth of all, each colour twice and each kind at least once: no training room holds one of them, so that a model can
+# be asked for something new (claim D2).
+NEW_LABELS = tuple(
+    f"{color} {kind}" for i, color in enumerate(COLORS) for j, kind in enumerate(KINDS) if (i + j) % 5 == 0
+)

@@ -7,6 +7,7 @@ cannot collide. All lengths are metres, z points up.
 
 import colorsys
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -79,18 +80,18 @@ def scene_seed(split: str, index: int) -> int:
     return index * len(SPLITS) + SPLITS[split]
 
 
-def make_scenes(seeds: list[int]) -> Scenes:
-    """Build one room a seed; the same seed always gives the same room."""
-    rooms = [_make_room(np.random.default_rng(seed)) for seed in seeds]
+def make_scenes(seeds: list[int], without: Collection[str] = ()) -> Scenes:
+    """Build one room a seed; the same seed always gives the same room. No object has a label out of ``without``."""
+    rooms = [_make_room(np.random.default_rng(seed), without) for seed in seeds]
     stacked = {name: torch.from_numpy(np.stack([room[name] for room in rooms])) for name in TENSORS}
     return Scenes(**stacked, objects=[room["objects"] for room in rooms])
 
 
-def _make_room(rng: np.random.Generator) -> dict:
+def _make_room(rng: np.random.Generator, without: Collection[str]) -> dict:
     size = np.array([rng.uniform(4.5, 6.5), rng.uniform(4.5, 6.5), rng.uniform(2.5, 3.0)])
     builder = _Builder()
     tops = _place_furniture(builder, rng, size)
-    objects = _place_objects(builder, rng, size, tops)
+    objects = _place_objects(builder, rng, size, tops, without)
     angle = rng.uniform(0, 2 * math.pi)
     light = np.array([math.cos(angle), math.sin(angle), 1.5])
     return {
@@ -153,15 +154,17 @@ def _place_furniture(builder: _Builder, rng: np.random.Generator, size: np.ndarr
     return tops
 
 
-def _place_objects(builder: _Builder, rng: np.random.Generator, size: np.ndarray, tops: list) -> list[SceneObject]:
-    """Put 4 to 6 objects on the furniture and in the corners, every label at most once."""
+def _place_objects(
+    builder: _Builder, rng: np.random.Generator, size: np.ndarray, tops: list, without: Collection[str]
+) -> list[SceneObject]:
+    """Put 4 to 6 objects, where as many fit, on the furniture and in the corners, every label at most once."""
     corners = [(x, y, 0.0, 0.4) for x in (0.5, size[0] - 0.5) for y in (0.5, size[1] - 0.5)]
     places = [list(place) for place in rng.permutation(np.array(tops + corners))]
     objects: list[SceneObject] = []
     wanted = rng.integers(4, 7)
     for x, y, z, radius in places:
         kind, color = rng.choice(list(KINDS)), rng.choice(list(COLORS))
-        taken = any(other.label == f"{color} {kind}" for other in objects)
+        taken = f"{color} {kind}" in {*without, *(other.label for other in objects)}
         if len(objects) == wanted or taken or not builder.room_for(kind):
             continue
         height = min(rng.uniform(0.65, 0.8), 2 * radius)
