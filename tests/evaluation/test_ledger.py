@@ -193,7 +193,7 @@ def test_a_check_names_what_is_there(folder):
     ("old", "new", "place"),
     [
         ("id: N1", "id: first", "claims.0.id"),
-        ("    needs: weights trained without some pairs", "    wants: weights trained without some pairs", "claims.13"),
+        ("    proved_by: tests/model", "    wants: tests/model", "claims.26"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
         ("    takes: &longer_training a plain model", "    command: &longer_training a plain model", "claims"),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from v4s_lib.worlds.__main__ import main
 from v4s_lib.worlds.cameras import Camera, pose
-from v4s_lib.worlds.objects import COLORS, KINDS
+from v4s_lib.worlds.objects import COLORS, KINDS, NEW_LABELS
 from v4s_lib.worlds.raycast import render
 from v4s_lib.worlds.scenes import FREE_MARGIN, SPLITS, Scenes, make_scenes, scene_seed
 
@@ -62,6 +62,14 @@ def test_objects_have_unique_labels_known_names_and_boxes_that_hold_their_parts(
             high = (scenes.center[room] + scenes.half[room] * scale)[parts].amax(0)
             torch.testing.assert_close(low, torch.tensor(item.box_min), atol=1e-5, rtol=0)
             torch.testing.assert_close(high, torch.tensor(item.box_max), atol=1e-5, rtol=0)
+
+
+def test_rooms_can_do_without_some_labels_and_colours_and_kinds_stay():
+    names = {item.label for objects in make_scenes(list(range(60)), NEW_LABELS).objects for item in objects}
+    assert len(NEW_LABELS) == len(set(NEW_LABELS)) == 16
+    assert names.isdisjoint(NEW_LABELS) and len(names) > 50
+    for part, every in ((0, COLORS), (1, KINDS)):
+        assert {name.split()[part] for name in names} == {name.split()[part] for name in NEW_LABELS} == set(every)
 
 
 def test_objects_do_not_stand_in_each_other_or_in_furniture(scenes):

@@ -27,13 +27,15 @@ from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset
-from v4s_lib.worlds.objects import COLORS, KINDS
+from v4s_lib.worlds.objects import COLORS, KINDS, NEW_LABELS
 
 SAMPLES = 5  # of ours, for the best of k
 REACH = 1.0  # metres around the room's middle in which cameras are looked for; a path ends at most that far from it
 UNITS = {
     "if_sd02": "1",
     "if_sd01": "1",
+    "if_sd02_new": "1",  # of objects that no training room holds, and of the others; ours alone
+    "if_sd02_known": "1",
     "if": "1",
     "sd": "1",
     "smooth": "1",
@@ -135,8 +137,15 @@ def score_grounding(
     clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples)
     scores = judge_clips(clips | baselines(episode, frames), episode, *shipped_judges(preset.name), preset.task)
     scores["random_object"] = chance(episode)
+    scores["ours"] |= by_novelty(episode.item.label, scores["ours"]["if_sd02"])
     scores["ours"]["object_shown"] = float(is_shown(episode.scan.instance[frames] == episode.item.instance))
     return scores
+
+
+def by_novelty(label: str, share: float) -> dict[str, float]:
+    """A share of passes once more, under whether training rooms hold such an object; NaN under the other name."""
+    new = label in NEW_LABELS
+    return {"if_sd02_new": share if new else math.nan, "if_sd02_known": math.nan if new else share}
 
 
 def chance(episode: GroundingEpisode) -> dict[str, float]:

@@ -64,6 +64,11 @@ def _hierarchical(preset: Preset) -> Preset:
     return _model(PLAIN | {"pose_blocks": blocks[:half], "context_blocks": blocks[half:]})(preset)
 
 
+def _no_keys(preset: Preset) -> Preset:
+    """The context is seen where it is located and, in what draws, by the painter alone."""
+    return _model({"context_blocks": list(range(preset.model["localize_after"]))})(preset)
+
+
 VIEWPOINT, OCCLUSION, LIGHTING = {"tilt": 10.0, "lift": 0.3}, {"hidden": 0.3}, {"lighting": 0.3}
 
 ARMS = {
@@ -79,6 +84,7 @@ ARMS = {
     "compressed_4": Arm(
         "targets see 2 latents by 2 rows of context as one", _model({"context_compression": (2, 2, 1)})
     ),
+    "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),
     "adapters": Arm("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "viewpoint": Arm("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
     "occlusion": Arm("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
