@@ -37,7 +37,7 @@ class Preset:
     adamw_lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 50  # steps
-    cooldown: float = 0.3  # last share of the steps, over which the rate falls to zero
+    cooldown: float = 0.5  # last share of the steps that locate, and of those that draw: the rate falls to zero
     ema_decay: float = 0.998
     mixed_precision: str = "bf16"  # float32 all the same on a CPU without bf16 instructions, see processor.py
     compile: bool = True  # where a C++ compiler or a GPU is at hand
