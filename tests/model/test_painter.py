@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from v4s_lib.model import way
 from v4s_lib.model.cloud import COUNT, Cloud, view
 from v4s_lib.model.codec import to_pixels
 from v4s_lib.model.localizer import pose_matrix, smooth
@@ -28,7 +29,7 @@ def painting(make_transformer):
 @torch.no_grad()
 def test_an_untaught_painter_changes_nothing(make_transformer, inputs):
     model, plain = (make_transformer(**SEES, paint=paint) for paint in (True, False))
-    model.painter.load_state_dict(Painter(24, 4, 90.0).state_dict())  # the fixture draws all parameters at random
+    model.painter.load_state_dict(Painter(24, 4).state_dict())  # the fixture draws all parameters at random
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("painter")})
     torch.testing.assert_close(model(**inputs), plain(**inputs), **CLOSE)
 
@@ -53,9 +54,8 @@ def test_what_it_keeps_is_the_view_where_there_is_one(painting, inputs):
     change.bias[3] = 1
     painting.painter.register_forward_hook(lambda _, arguments, output: called.append((*arguments, output)))
     painting(**inputs)
-    draft, _, _, path, scene, _, painted = called[0]
+    draft, _, _, seen, _, _, painted = called[0]
     draft, painted = (to_pixels(value, 4).flatten(1, 2) for value in (draft, painted))
-    seen = view(scene.cloud, path.flatten(1, 2), Camera(*draft.shape[2:4], 90.0))
     there = seen[..., COUNT] > 0
     assert 0.1 < there.float().mean() < 0.99
     torch.testing.assert_close(painted[there], seen[..., :3][there], **CLOSE)
@@ -93,9 +93,28 @@ def test_a_cached_context_paints_as_an_uncached_one(painting, inputs):
 
 
 @torch.no_grad()
-def test_without_a_context_it_is_shown_the_start_frame_alone(painting, inputs):
+def test_what_is_known_of_start_frames_is_worked_out_once(painting, inputs, monkeypatch):
+    """A later step, with other noise and another guess, paints what the first one found, from where that put it."""
+    inputs["words"] = torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)
+    first, seen = Findings(), []
+    expected = painting(**inputs, known=first)
+    start, views = first.start, first.views
+    torch.testing.assert_close(painting(**inputs), expected, **CLOSE)
+    later = {"timestep": torch.full((4,), 500.0)}
+    later["target_latents"] = inputs["target_latents"].clone()
+    later["target_latents"][:, :, 1:] += 0.5
+    assert not torch.equal(painting(**inputs | later, return_findings=True)[1].start, start)
+    painting.painter.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[3]))
+    for worked_out in ("place_start", "view"):
+        monkeypatch.delattr(way, worked_out)
+    _, found = painting(**inputs | later, known=first, return_findings=True)
+    assert found.start is start and seen[0] is views
+
+
+@torch.no_grad()
+def test_without_a_context_it_is_shown_the_start_frame_alone(painting, inputs, monkeypatch):
     clouds = []
-    painting.painter.register_forward_pre_hook(lambda _, arguments: clouds.append(arguments[4].cloud))
+    monkeypatch.setattr(way, "view", lambda cloud, *cameras: clouds.append(cloud) or view(cloud, *cameras))
     painting(**inputs)
     del inputs["context_latents"], inputs["context_time_index"]
     painting(**inputs)

@@ -30,5 +30,7 @@ class Findings:
     target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
     found: Tensor | None = None  # (B*M, 1 + N) logits of a finder
     start_seen: Seen | None = None  # (B*M, 1, ...) what sight sees in the start frames
+    start: Tensor | None = None  # (B*M, 1, 4, 4, 4) c2w of their four frames among the context's, by what they share
+    views: Tensor | None = None  # (B*M, F, H, W, CHANNELS) what is known of the room from the frames to be painted
     shared: Tensor | None = None  # (B*M,) share of the start frame that sight finds in the context
     compared: Compared | None = None  # what sight saw, to teach it

@@ -6,27 +6,16 @@ it changes the draft. It looks at pixels, so it is for latents of the patch code
 Source: our choice, after a model that knew where it looked and drew less well than its own context, splatted.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from v4s_lib.model.blocks import zero_linear
-from v4s_lib.model.cloud import CHANNELS, COUNT, Cloud, view
+from v4s_lib.model.cloud import CHANNELS, COUNT
 from v4s_lib.model.codec import FRAMES_PER_LATENT, to_latents, to_pixels
-from v4s_lib.worlds.cameras import Camera
 
 WIDTHS = (32, 48, 96)  # of the convolutions
 TOGETHER = 8  # frames painted at a time where nothing is learnt: what a CPU's cache holds
 INPUTS = CHANNELS + 3 + 3 + 2  # the view, the draft, the noisy frame, the noise level, how much of the start is known
-
-
-@dataclass
-class Scene:
-    """What is known of the rooms of B targets."""
-
-    cloud: Cloud  # of the context's frames and of the start frame
-    shared: Tensor  # (B,) share of the start frame that the context shows, too
 
 
 def layers(*widths: int, stride: int = 1) -> nn.Sequential:
@@ -43,13 +32,12 @@ class Painter(nn.Module):
     Args:
         dim: width of the transformer's tokens.
         patch: pixels that a latent's patch is wide and high.
-        horizontal_fov: of the camera, degrees.
     """
 
-    def __init__(self, dim: int, patch: int, horizontal_fov: float) -> None:
+    def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
         self.tell_shared = zero_linear(1, dim)
-        self.patch, self.horizontal_fov = patch, horizontal_fov
+        self.patch = patch
         fine, middle, coarse = WIDTHS
         self.fine = layers(INPUTS, fine, fine)
         self.middle = layers(fine, middle, middle, stride=2)
@@ -66,26 +54,22 @@ class Painter(nn.Module):
         draft: Tensor,
         noisy: Tensor,
         timestep: Tensor,
-        path: Tensor,
-        scene: Scene,
-        frames: list[int] | None = None,
+        seen: Tensor,
+        shared: Tensor,
+        frames: list[int],
     ) -> Tensor:
         """The latents (B, C, T, h, w), painted.
 
         Args:
             draft, noisy: (B, C, T, h, w) what the transformer predicts, and what it was given.
             timestep: (B, T) in 0..1000.
-            path: (B, T, 4, 4, 4) c2w of their frames, in the scene's axes.
-            scene: of the B targets.
-            frames: which of their 4T frames to paint; None paints all.
+            seen: (B, F, H, W, CHANNELS) what is known of the room, from the cameras of the frames to be painted.
+            shared: (B,) share of the start frame that the context shows, too.
+            frames: which F of their 4T frames to paint.
         """
         drafts, given = (to_pixels(value, self.patch).flatten(1, 2) for value in (draft, noisy))
-        frames = list(range(drafts.shape[1])) if frames is None else frames
-        camera = Camera(*drafts.shape[2:4], self.horizontal_fov)
-        with torch.no_grad():
-            seen = view(scene.cloud, path.flatten(1, 2)[:, frames], camera)
         shape = seen.shape[:-1]
-        levels = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames], scene.shared[:, None]
+        levels = (timestep / 1000).repeat_interleave(FRAMES_PER_LATENT, dim=1)[:, frames], shared[:, None]
         constant = [level.expand(shape[:2])[..., None, None, None].expand(*shape, 1) for level in levels]
         pictures = [value[:, frames] for value in (drafts, given)]
         x = torch.cat([seen, *pictures, *constant], dim=-1).flatten(0, 1).permute(0, 3, 1, 2)

@@ -150,7 +150,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
         self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov, cell)
-        self.painter = Painter(dim, see_places, horizontal_fov) if paint else None
+        self.painter = Painter(dim, see_places) if paint else None
         self.finder = None if find_words is None else Finder(dim, text_dim, find_words, see_places is not None, cell)
         self.context_pool = self.task_adapter = None
         if context_compression is not None:
@@ -208,6 +208,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         return_findings: bool = False,
         only_findings: bool = False,
         paint_frames: list[int] | None = None,
+        known: Findings | None = None,
     ) -> Tensor | tuple[Tensor, Findings] | Findings:
         """Predict the clean target latents or their velocity, see ``prediction_type``.
 
@@ -225,6 +226,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             return_findings: also return what localizer, sight and finder predict.
             only_findings: stop there: all that teaches localizer, sight and finder, and what a plan is made of.
             paint_frames: which of the noisy latents' frames a painter paints; None is all.
+            known: findings of a step before, for the same start frames and all the same conditions, or new ones. What
+                they say of start frames, and the views from the path, is not worked out again; filled in.
 
         Returns:
             (B*M, C, T, H, W), and the findings if asked for.
@@ -232,7 +235,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         if words is not None and self.word_embedding is not None:
             encoder_hidden_states = self.word_embedding(words)
         check_conditions(self, context_cache, encoder_hidden_states, words, camera_path)
-        findings = Findings()
+        findings = Findings() if known is None else known
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
@@ -251,7 +254,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
         rotary = self.rope(index, *grid[1:])
-        pose, known = None if camera_path is None else self._pose(camera_path, grid), camera_mask
+        pose, mask = None if camera_path is None else self._pose(camera_path, grid), camera_mask
         tokens = grid[0] * grid[1] * grid[2]
         seeks = None if self.task_adapter is None else seeks_object(words, self.config.vocabulary, states)
         first = states
@@ -265,15 +268,15 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
                 states = self.localizer.draw_from(first, states)
                 path = place_path(camera_path, camera_mask, findings.target_poses, context_cache is not None)
                 if self.pose_adapter is not None:  # from here on the path stands in the context's axes
-                    pose, known = self._pose(path, grid), None
+                    pose, mask = self._pose(path, grid), None
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(path, index, grid)
             if self.task_adapter is not None:
                 states = self.task_adapter[i](states, seeks)
             if pose is not None and (self.config.pose_blocks is None or i in self.config.pose_blocks):
                 change = self.pose_adapter[i](pose).type_as(states)
-                if known is not None:
-                    change = change * known[:, None, None]
+                if mask is not None:
+                    change = change * mask[:, None, None]
                 before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
                 states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
             context = None if context_cache is None else context_cache.blocks[i]
@@ -281,8 +284,12 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             states, _ = self._run(block, states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
         if self.painter is not None:
-            scene = self._scene(target_latents, path[:, 0, -1], context_cache, findings)
+            cameras = path[:, clean_latents:].flatten(1, 2)
+            frames = list(range(cameras.shape[1])) if paint_frames is None else paint_frames
+            if findings.views is None:
+                findings.views = self._views(target_latents, context_cache, findings, path[:, 0, -1], cameras[:, frames])
+            shared = path.new_zeros(len(path)) if findings.shared is None else findings.shared
             noisy = output[:, :, clean_latents:], target_latents[:, :, clean_latents:], times[:, clean_latents:]
-            painted = self.painter(*noisy, path[:, clean_latents:], scene, paint_frames)
+            painted = self.painter(*noisy, findings.views, shared, frames)
             output = torch.cat([output[:, :, :clean_latents], painted], dim=2)
         return (output, findings) if return_findings else output

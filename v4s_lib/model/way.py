@@ -9,7 +9,6 @@ from v4s_lib.model.cloud import NAMED, make_cloud, view
 from v4s_lib.model.finder import named_place
 from v4s_lib.model.localizer import aim, pose_matrix, smooth
 from v4s_lib.model.outputs import ContextCache, Findings
-from v4s_lib.model.painter import Scene
 from v4s_lib.model.places import pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 from v4s_lib.model.sight import Seen
@@ -72,31 +71,25 @@ class WayMixin:
             keys, looks = repeat_cached(cache.cells, len(states))
             findings.found = self.finder(text, keys)
             states = states + self.finder.change(findings.found, looks).type_as(states)
-        start = points = None
-        if self.sight is not None:
+        points = None
+        if self.sight is not None and findings.start_seen is None:
             with torch.no_grad():
                 findings.start_seen = self.sight(latents[:, :, :1])
         if cache is not None and cache.frames is not None:
-            with torch.no_grad():
-                guess = pose_matrix(self.localizer(states[:, :first].detach(), 1))
-                frames, seen = cache.frames, findings.start_seen
-                told = self.localizer.told.target
-                told = None if told is None else told[:, :1].expand_as(guess)
-                start, findings.shared = place_start(
-                    self.sight, latents[:, :, :1], seen, frames, guess, told, quick=self.training
-                )
+            if findings.start is None:
+                self._place_start(states[:, :first], latents[:, :, :1], cache, findings)
             # The start's own tokens are left alone: the guess above was made from them, and is taught on them.
             moving = states[:, first:]
             if self.painter is not None:
                 moving = moving + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
             if findings.found is not None:
                 points = cache.frames.points(self.sight, len(states))
-                moving = moving + self.finder.place(findings.found, points, start[:, 0, -1]).type_as(states)
+                moving = moving + self.finder.place(findings.found, points, findings.start[:, 0, -1]).type_as(states)
             states = torch.cat([states[:, :first], moving], dim=1)
         findings.target_numbers = self.localizer(states, count)
         placed = pose_matrix(findings.target_numbers.detach())
-        if start is not None:
-            placed = torch.cat([start, placed[:, 1:]], dim=1)
+        if findings.start is not None:
+            placed = torch.cat([findings.start, placed[:, 1:]], dim=1)
         placed = smooth(placed)
         if points is not None:
             found = findings.found.detach()
@@ -108,6 +101,16 @@ class WayMixin:
         return states
 
     @torch.no_grad()
+    def _place_start(self, states: Tensor, latents: Tensor, cache: ContextCache, findings: Findings) -> None:
+        """Where start frames stand, from their tokens (B*M, S, D) and latents (B*M, C, 1, h, w), into ``findings``."""
+        guess = pose_matrix(self.localizer(states, 1))
+        told = self.localizer.told.target
+        told = None if told is None else told[:, :1].expand_as(guess)
+        findings.start, findings.shared = place_start(
+            self.sight, latents, findings.start_seen, cache.frames, guess, told, quick=self.training
+        )
+
+    @torch.no_grad()
     def named_view(self, findings: Findings, cache: ContextCache | None, c2w: Tensor) -> Tensor | None:
         """What the context shows, and how far it is what is named, from cameras (B*M, 4, 4): (B*M, H, W, CHANNELS).
 
@@ -115,20 +118,28 @@ class WayMixin:
         """
         if findings.found is None or cache is None or cache.cloud is None:
             return None
-        camera = Camera(*(self.sight.cell * cells for cells in self.sight.size), self.config.horizontal_fov)
-        return view(cache.cloud.name(findings.found, self.sight), c2w[:, None], camera)[:, 0]
+        return view(cache.cloud.name(findings.found, self.sight), c2w[:, None], self._camera)[:, 0]
 
     @torch.no_grad()
-    def _scene(self, latents: Tensor, start: Tensor, cache: ContextCache | None, findings: Findings) -> Scene:
-        """What a painter is shown: the points of the context, if there is one, and of start frames at (B*M, 4, 4)."""
+    def _views(
+        self, latents: Tensor, cache: ContextCache | None, findings: Findings, start: Tensor, c2w: Tensor
+    ) -> Tensor:
+        """What a painter is shown from cameras (B*M, F, 4, 4): the points of the context and those of the start frames.
+
+        ``latents`` (B*M, C, T, h, w) are the targets', whose start frames stand at ``start`` (B*M, 4, 4).
+        """
         cloud = make_cloud(self.sight, latents[:, :, :1], findings.start_seen, start[:, None])
-        shared = cloud.weight.new_zeros(len(latents)) if findings.shared is None else findings.shared
         if cache is not None:
             known = cache.cloud
             if findings.found is not None:
                 known = known.name(findings.found, self.sight)
             cloud = known.join(cloud)
-        return Scene(cloud, shared)
+        return view(cloud, c2w, self._camera)
+
+    @property
+    def _camera(self) -> Camera:
+        """Of the frames that sight sees."""
+        return Camera(*(self.sight.cell * cells for cells in self.sight.size), self.config.horizontal_fov)
 
     def _pose(self, camera_path: Tensor, grid: tuple[int, int, int]) -> Tensor:
         if self.config.pose_encoding == "ray_map":
