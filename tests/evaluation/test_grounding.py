@@ -13,7 +13,6 @@ from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.training.presets import get_preset
-from v4s_lib.worlds.objects import NEW_LABELS
 from v4s_lib.worlds.scenes import SceneObject
 
 SMOKE = get_preset("smoke")
@@ -122,7 +121,7 @@ def test_results_are_bound_to_what_draws_the_box_too(scored):
     assert results.task_digests(models, "navigation") == {"weights_sha256": digests["weights_sha256"]}
 
 
-@pytest.mark.parametrize(("label", "new"), [(NEW_LABELS[0], True), ("green ball", False)])
+@pytest.mark.parametrize(("label", "new"), [("red ball", True), ("green ball", False)])
 def test_what_is_asked_for_is_new_or_known(label, new):
     found = by_novelty(label, 0.4)
     there, missing = ("if_sd02_new", "if_sd02_known") if new else ("if_sd02_known", "if_sd02_new")

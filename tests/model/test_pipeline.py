@@ -12,6 +12,7 @@ from torch import Tensor
 
 from v4s_lib.data.episodes import load_episode, write_episode
 from v4s_lib.data.files import sha256, verify
+from v4s_lib.model import way
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
@@ -106,6 +107,44 @@ def test_guidance_can_leave_the_context_where_it_is(make, inputs):
         predictions(pipeline, **{**inputs, **kept}, guidance_scale=3.0, guide_context=False)[1] - free
     ).abs().max() > 1e-3
     torch.testing.assert_close(predictions(pipeline, **{**inputs, **kept}, guidance_scale=3.0)[1], joint[1], **CLOSE)
+
+
+SIGHTED = {"localize_after": 1, "see_places": 4, "position_size": (2, 3), "paint": True}
+
+
+@pytest.mark.parametrize("guide_context", [True, False])
+def test_start_frames_are_placed_once_a_branch_and_views_once_where_the_path_is_given(
+    make, inputs, monkeypatch, guide_context
+):
+    """The unconditional branch is given no path: its plan, and so what it sees, is another in every step."""
+    counts = {"place_start": 0, "view": 0}
+
+    def counted(name: str) -> Callable:
+        own = getattr(way, name)
+
+        def count(*arguments: object, **options: object) -> object:
+            counts[name] += 1
+            return own(*arguments, **options)
+
+        return count
+
+    for name in counts:
+        monkeypatch.setattr(way, name, counted(name))
+    pipeline = make(**SIGHTED)
+    alone = pipeline(**inputs).frames
+    assert counts == {"place_start": 1, "view": 1}
+    guided = pipeline(**inputs, guidance_scale=2.0, guide_context=guide_context).frames
+    assert counts == {"place_start": 1 + 2, "view": 1 + 1 + STEPS}
+    assert (guided - alone).abs().max() > 1e-3
+    assert torch.equal(pipeline(**inputs).frames, alone)
+
+
+def test_a_planned_path_starts_where_the_plan_put_the_start_frame(make, inputs, monkeypatch):
+    starts, own = [], way.place_start
+    monkeypatch.setattr(way, "place_start", lambda *given, **more: starts.append(own(*given, **more)) or starts[-1])
+    pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)
+    pipeline(**inputs | {"camera_path": None, "instruction": "the red ball", "num_frames": 9})
+    assert len(starts) == 1
 
 
 def test_a_seed_gives_one_video(make, inputs):

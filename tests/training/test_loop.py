@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(half, capsys):
     assert latest_checkpoint(half / "checkpoints").name in ("checkpoint-0000003", "checkpoint-0000004")
 
 
-def test_learning_rates_warm_up_stay_and_cool_down():
+def test_the_learning_rate_warms_up_stays_and_cools_down():
     preset = replace(SMOKE, steps=100, locate_steps=0, warmup=10, cooldown=0.2)
     expected = {0: 0.1, 4: 0.5, 9: 1, 50: 1, 80: 1, 90: 0.5, 99: 0.05}
     assert {step: learning_rate(step, preset) for step in expected} == pytest.approx(expected)

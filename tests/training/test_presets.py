@@ -5,9 +5,13 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
+from v4s_lib.data.rooms import make_rooms
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.data import RoomStream
 from v4s_lib.training.presets import PRESETS, get_preset
+from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.objects import NEW_LABELS
 from v4s_lib.worlds.paths import latent_frames
 
 EVERY = pytest.mark.parametrize("name", PRESETS)
@@ -35,6 +39,16 @@ def test_task_codec_and_model_fit(name):
     assert preset.first_reach <= task.reach and preset.first_spread <= task.spread
     assert 0 < preset.ramp_steps <= preset.steps and 0 < preset.cooldown < 1
     assert 0 < preset.locate_steps < preset.steps and 0 <= preset.true_poses_until <= 1
+
+
+@EVERY
+def test_training_rooms_hold_no_object_that_claim_d2_calls_new(name):
+    preset = get_preset(name)
+    for rooms in (preset, RoomStream.for_locating(preset)):
+        task = replace(rooms.task, camera=Camera(4, 6), scan_latents=(8, 8), pool_latents=4)  # quick to render
+        objects = make_rooms(list(range(12)), task, 1).scenes.objects
+        labels = {item.label for room in objects for item in room}
+        assert labels.isdisjoint(NEW_LABELS) and len(labels) > 20
 
 
 def test_small_fits_two_files_and_smoke_is_tiny():

@@ -1,8 +1,8 @@
 """Depths that the frames of a context agree on. Not in the paper.
 
 Sight guesses a frame's depths from that frame alone. Once frames stand somewhere, a wall that several of them show has
-as many guesses. Every cell's depth moves by the mean of how much farther the points of other frames are that fall into
-it, each counted by its doubt. Nothing is learnt.
+as many guesses. The logarithm of every cell's depth becomes the mean of its own and of those at which the points of
+other frames fall into it, each counted by its doubt. How doubtful it is stays as sight said. Nothing is learnt.
 Source: the fusion of depth maps of multi-view stereo; the numbers are our choice, on validation rooms.
 """
 
@@ -16,7 +16,7 @@ from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 APART = 0.2  # of the logarithm of a depth: points that differ by more are of two surfaces
-MISPLACED = 0.06  # relative error of a depth seen from another frame, for poses are off as well
+MISPLACED = 0.06  # standard deviation of the same for right points, for poses are off as well
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from v4s_lib.data.windows import sample_context
 from v4s_lib.model.box_drawer import BoxDrawer, load_box_drawer
 from v4s_lib.model.encoding import Codec, decode_latents, encode_frames, load_codec
 from v4s_lib.model.inputs import FRAMES, InputMixin
-from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.outputs import Findings
+from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import PADDING, tokenize
 from v4s_lib.model.text_encoder import embed, load_text_encoder, pad_text
 from v4s_lib.model.transformer import ContextVideoTransformer
@@ -187,7 +187,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         conditional = self._branch(noise if context is None else context.to(dtype), context_index, context is None)
         if context is not None and self.transformer.shows(start, conditional) < self.config.least_shared:
             context, conditional = None, self._branch(noise, context_index, True)
-        # What start frames are found to be, the first time, holds for all steps.
+        # Where start frames stand, and what is seen from the path, is worked out once for all steps.
         conditional |= {"camera_path": path, "known": Findings(), **said}
         unconditional = None
         if guidance_scale != 1:

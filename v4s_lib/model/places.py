@@ -1,4 +1,4 @@
-"""Context and start frames, placed by what they share; see ``sight``, ``alignment`` and ``refinement``."""
+"""Context and start frames, placed by what they share; see ``sight``, ``alignment``, ``refinement``, ``fusion``."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +91,7 @@ def place_context(
         quick: refine in a few steps, as is enough for training, and for a first guess.
 
     Returns:
-        c2w of all frames (B, P, 4, 4, 4), and what start frames are to be compared with.
+        c2w of all frames (B, P, 4, 4, 4), and what start frames are compared with: depths on which frames agree.
     """
     count = guess.shape[1]
     if told is not None:
@@ -107,7 +107,7 @@ def place_context(
             seen = agree(sight, seen, aligned)
             pictures, _ = look_at(sight, latents, seen)
             if not quick:
-                aligned = refine(aligned, pictures, camera, free)
+                aligned = refine(aligned, pictures, camera, free, USUAL)
             placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)

@@ -33,12 +33,12 @@ class Effort:
 
     blurs: tuple[float, ...] = (0.25, 0.25, 0.25, 0.125, 0.125, 0.125)  # of a cell, standard deviation; a step each
     neighbours: int = 5  # frames whose pixels are looked for in a free one: those that show most of it
-    compared: int = 2  # pixels a cell, both ways
+    compared: int = 2  # pixels a cell, both ways, at most LEAST_CELL
 
 
 USUAL = Effort()
-QUICK = Effort((0.25, 0.125))  # in training: half as long, and a third more error
-CLOSE = Effort(neighbours=15, compared=4)  # of one frame among many, on whose pose a whole clip rests
+QUICK = Effort((0.25, 0.125))  # in training, and for a first guess
+CLOSE = Effort(neighbours=15, compared=4)  # of a start frame, on whose pose a whole clip rests
 
 
 @dataclass

@@ -226,8 +226,9 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             return_findings: also return what localizer, sight and finder predict.
             only_findings: stop there: all that teaches localizer, sight and finder, and what a plan is made of.
             paint_frames: which of the noisy latents' frames a painter paints; None is all.
-            known: findings of a step before, for the same start frames and all the same conditions, or new ones. What
-                they say of start frames, and the views from the path, is not worked out again; filled in.
+            known: findings of the same start frames and context, which this call fills in. Where the start frames stand
+                is worked out by the first call that is given them, a plan among them; what is seen from a camera path
+                by the first that is given it, so path, mask, clean latents and painted frames must stay the same.
 
         Returns:
             (B*M, C, T, H, W), and the findings if asked for.
@@ -286,8 +287,10 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         if self.painter is not None:
             cameras = path[:, clean_latents:].flatten(1, 2)
             frames = list(range(cameras.shape[1])) if paint_frames is None else paint_frames
-            if findings.views is None:
-                findings.views = self._views(target_latents, context_cache, findings, path[:, 0, -1], cameras[:, frames])
+            given = camera_path is not None and camera_mask is None  # a planned path is another in every step
+            if not given or findings.views is None:
+                places = path[:, 0, -1], cameras[:, frames]
+                findings.views = self._views(target_latents, context_cache, findings, *places)
             shared = path.new_zeros(len(path)) if findings.shared is None else findings.shared
             noisy = output[:, :, clean_latents:], target_latents[:, :, clean_latents:], times[:, clean_latents:]
             painted = self.painter(*noisy, findings.views, shared, frames)

@@ -1,1 +1,1 @@
-"""Training: presets, loss, optimizers, checkpoints, the loop."""
+"""Training: presets, loss, optimizer, checkpoints, the loop."""

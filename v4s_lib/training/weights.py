@@ -67,8 +67,8 @@ def shipped_box_drawer(preset: str) -> BoxDrawer | None:
 POSES = "pose_adapter."  # the beginning of its weights' names
 # What the steps that teach to locate leave as it was; of the blocks those after the localizer, too.
 DRAWS = (POSES, "localizer.carry", "localizer.adapter", "finder.tell_place", "painter.", "proj_out.", "scale_shift")
-# What may differ: another encoding of the path has its own adapter, and which blocks show the context is no weight.
-DIFFER = ("pose_encoding", "context_blocks")
+DIFFER = ("pose_encoding",)  # may differ: another encoding of the path has its own adapter
+DIFFER_ANEW = ("context_blocks",)  # may differ where drawing is learnt anew: no weights of its own
 # What a model can learn when it knows all else.
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
@@ -90,7 +90,8 @@ def initial_weights(preset: Preset, folder: Path) -> dict[str, Tensor]:
     donor = ContextVideoTransformer.from_pretrained(folder)
     wanted = json.loads(json.dumps(preset.model))  # tuples come back from a config as lists
     grown = [name for name in LATER if wanted.get(name) and not donor.config.get(name)]
-    same = {name: value for name, value in wanted.items() if name not in [*grown, *DIFFER]}
+    differ = (*grown, *DIFFER, *(DIFFER_ANEW if preset.draw_anew else ()))
+    same = {name: value for name, value in wanted.items() if name not in differ}
     differing = [name for name, value in same.items() if donor.config[name] not in (value, preset.model[name])]
     if differing:
         raise ValueError(

@@ -157,7 +157,10 @@ def _place_furniture(builder: _Builder, rng: np.random.Generator, size: np.ndarr
 def _place_objects(
     builder: _Builder, rng: np.random.Generator, size: np.ndarray, tops: list, without: Collection[str]
 ) -> list[SceneObject]:
-    """Put 4 to 6 objects, where as many fit, on the furniture and in the corners, every label at most once."""
+    """Put 4 to 6 objects, where as many fit, on the furniture and in the corners, every label at most once.
+
+    A place whose label is one of ``without``, or taken, stays empty.
+    """
     corners = [(x, y, 0.0, 0.4) for x in (0.5, size[0] - 0.5) for y in (0.5, size[1] - 0.5)]
     places = [list(place) for place in rng.permutation(np.array(tops + corners))]
     objects: list[SceneObject] = []
