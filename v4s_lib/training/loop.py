@@ -26,11 +26,12 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
-from v4s_lib.training.weights import initial_model, initial_weights
+from v4s_lib.training.weights import drawing_keys, initial_model, initial_weights
 
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
     "adamw_lr",
+    "locating_share",
     "compile",
     "validate_every",
     "validation_rooms",
@@ -43,9 +44,16 @@ FREE = (
 
 
 def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """AdamW for every parameter."""
+    """AdamW for every parameter, in two groups: those that draw, and those that locate, if there are any."""
+    drawing = drawing_keys(model.config)
+    groups = [[], []]
+    for name, parameter in model.named_parameters():
+        groups[model.localizer is not None and not name.startswith(drawing)].append(parameter)
     return torch.optim.AdamW(
-        model.parameters(), lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay
+        [{"params": group} for group in groups],
+        lr=preset.adamw_lr,
+        betas=(0.9, 0.98),
+        weight_decay=preset.weight_decay,
     )
 
 
@@ -178,8 +186,9 @@ class Run:
         """Let optimizer and average follow the gradients, which ends the step; returns what the log says of it."""
         share = learning_rate(self.step, self.preset)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.preset.adamw_lr * share
+        draws, locates = self.optimizer.param_groups
+        draws["lr"] = self.preset.adamw_lr * share
+        locates["lr"] = draws["lr"] if self.locating else draws["lr"] * self.preset.locating_share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from v4s_lib.data.manifests import MANIFESTS, shipped_folder
@@ -73,6 +74,12 @@ DIFFER_ANEW = ("context_blocks",)  # may differ where drawing is learnt anew: no
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
 
+def drawing_keys(config: FrozenDict) -> tuple[str, ...]:
+    """How the names of those of a transformer's weights begin that draw; all others locate, or serve both."""
+    later = range(config.localize_after or 0, config.num_layers)
+    return (*DRAWS, *(f"blocks.{number}." for number in later))
+
+
 def initial_model(preset: Preset, weights: dict[str, Tensor]) -> ContextVideoTransformer:
     """The preset's model with ``initial_weights``; what they leave out is random."""
     model = ContextVideoTransformer(**preset.model)
@@ -100,6 +107,5 @@ def initial_weights(preset: Preset, folder: Path) -> dict[str, Tensor]:
         )
     anew = () if wanted["pose_encoding"] == donor.config.pose_encoding else (POSES,)
     if preset.draw_anew:
-        later = range(donor.config.localize_after or 0, donor.config.num_layers)
-        anew = (*DRAWS, *(f"blocks.{number}." for number in later))
+        anew = drawing_keys(donor.config)
     return {name: value for name, value in donor.state_dict().items() if not name.startswith(anew)}
