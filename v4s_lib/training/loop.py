@@ -44,7 +44,7 @@ FREE = (
 
 
 def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """AdamW for every parameter; a second group is what leads from pixels to the localizer's poses, if they are wanted."""
+    """AdamW for every parameter; a second group is what leads from pixels to the localizer's poses."""
     quick = (*drawing_keys(model.config), "sight.", "finder.")
     groups = [[], []]
     for name, parameter in model.named_parameters():
