@@ -1,9 +1,11 @@
 """Where frames stand, solved from the places that they share: a bundle adjustment in one function.
 
-Every pair of cells that show one place says that two points, each seen from its own frame, are one point of the room. A
-point is known well across its ray and badly along it, so each pair counts by the precision of both. All poses are moved
-at once by a few Gauss-Newton steps, wrong pairs are let go by a robust weight, and the first guess counts as a weak
-measurement. Sources: generalized ICP (Segal et al., 2009), Geman and McClure's weight; the numbers are our choice.
+Every pair of cells that show one place says that two points, each seen from its own frame, are one point of the room.
+So of any two frames it is known where one stands from the other, and a chain of the best of these steps makes a first
+guess. Then all poses are moved at once by a few Gauss-Newton steps. A point is known well across its ray and badly
+along it, so each pair counts by the precision of both; wrong pairs are let go by a robust weight, and the first guess
+counts as a weak measurement. Sources: Kabsch (1976); Prim's spanning tree; generalized ICP (Segal et al., 2009);
+Geman and McClure's weight; the numbers are our choice.
 """
 
 from dataclasses import dataclass, fields
@@ -12,13 +14,14 @@ import torch
 from torch import Tensor
 
 from v4s_lib.model.sight import Seen, Sight
-from v4s_lib.worlds.cameras import cross_matrix, turning
+from v4s_lib.worlds.cameras import cross_matrix, inverse, turning
 
 ACROSS = 0.02  # radians by which a cell's ray is off
 DOUBT = 2.0  # standard deviations in a mean absolute error of the depth, and some for errors that neighbours share
 DEPTHS, DOUBTS = (0.05, 50.0), (0.01, 1.0)  # metres, and relative errors, that are believed
 LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
-GUESS = (0.15, 0.3)  # standard deviations of the first guess: radians, metres
+GUESS = (0.4, 0.6)  # standard deviations of the first guess: radians, metres
+ROUNDS = 3  # in which two frames' wrong pairs are let go
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
 STEPS = 4  # Gauss-Newton steps
 AT_ONCE = 8  # frames whose cells are looked for at a time: of all pairs of cells of a long video no memory holds enough
@@ -100,6 +103,69 @@ def _pair_some(sight: Sight, looking: Seen, shown: Seen, other: Points, allowed:
     mean = mean.flatten(1, 2)
     met = Points(mean[..., :3], mean[..., 3])
     return Pairs(one, met, of_one, frame.flatten(1, 2), weight.flatten(1, 2)), likely.sum(dim=(-1, -2))
+
+
+def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
+    """Where each of A frames stands in the axes of each of P others, by the pairs of those two alone.
+
+    Args:
+        pairs: of them, in R rooms.
+        ones, others: A and P.
+
+    Returns:
+        rigid poses (R, A, P, 4, 4), and how much speaks for each (R, A, P): the weight of the pairs that agree.
+    """
+    rooms, count = pairs.weight.shape
+    both = pairs.of_one * others + pairs.of_other  # a number for each two frames
+
+    def total(values: Tensor) -> Tensor:
+        index = both.view(rooms, count, *[1] * (values.ndim - 2)).expand_as(values)
+        return values.new_zeros(rooms, ones * others, *values.shape[2:]).scatter_add_(1, index, values)
+
+    def of_pairs(values: Tensor) -> Tensor:
+        return values.gather(1, both.view(rooms, count, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+
+    sides = (pairs.one, pairs.other)
+    variance = sum((ACROSS**2 + side.doubt**2) * side.place.square().sum(dim=-1) for side in sides)
+    trust = torch.ones_like(variance)
+    for _ in range(ROUNDS):
+        weight = (pairs.weight * trust / variance.clamp(min=1e-9))[..., None]
+        whole = total(weight).clamp(min=1e-9)
+        middles = [total(weight * side.place) / whole for side in sides]
+        one, other = (side.place - of_pairs(middle) for side, middle in zip(sides, middles, strict=True))
+        left, _, right = torch.linalg.svd(
+            total(weight[..., None] * other[..., None] * one[..., None, :]) / whole[..., None]
+        )
+        left = torch.cat([left[..., :2], left[..., 2:] * torch.linalg.det(left @ right)[..., None, None]], dim=-1)
+        turn = left @ right
+        shift = middles[1] - (turn @ middles[0][..., None])[..., 0]
+        apart = (of_pairs(turn) @ pairs.one.place[..., None])[..., 0] + of_pairs(shift) - pairs.other.place
+        trust = 1 / (1 + apart.square().sum(dim=-1) / (variance.clamp(min=1e-9) * LOOSE**2)) ** 2
+    top = torch.cat([turn, shift[..., None]], dim=-1)
+    c2w = torch.cat([top, top.new_tensor([0.0, 0, 0, 1]).expand(*top.shape[:-2], 1, 4)], dim=-2)
+    return tuple(value.unflatten(1, (ones, others)) for value in (c2w, total(pairs.weight * trust)))
+
+
+def chain(pairs: Pairs, count: int) -> Tensor:
+    """Poses (R, n, 4, 4) of n frames in the axes of the last one: frame after frame, from the one most seen together.
+
+    ``pairs`` are of the n frames. Errors add up along the chain: it is a first guess for ``align``.
+    """
+    c2w, weight = between(pairs, count, count)
+    back = weight.transpose(1, 2) > weight  # seen the other way round, more speaks for it
+    c2w = torch.where(back[..., None, None], inverse(c2w).transpose(1, 2), c2w)
+    weight = torch.maximum(weight, weight.transpose(1, 2))
+    room = torch.arange(len(weight), device=weight.device)
+    poses = torch.eye(4, device=weight.device).repeat(len(weight), count, 1, 1)
+    placed = torch.zeros(weight.shape[:2], dtype=torch.bool, device=weight.device)
+    placed[:, -1] = True
+    for _ in range(count - 1):
+        open_steps = weight.masked_fill(~placed[:, None] | placed[:, :, None], -1)
+        best = open_steps.flatten(1).argmax(dim=1)
+        new, known = best // count, best % count
+        poses[room, new] = poses[room, known] @ c2w[room, new, known]
+        placed[room, new] = True
+    return poses
 
 
 def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:

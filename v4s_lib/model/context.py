@@ -172,7 +172,9 @@ class ContextMixin:
             part = self._locate(some, time_index[:, stretch], timestep, kept)
             if seen is not None:
                 known, blind = seen.each(lambda value, s=stretch: value[:, s]), timestep[:, 0] > 0
-                part.guess, _ = place_context(self.sight, some, known, part.guess, blind, quick=True)
+                part.guess, _ = place_context(
+                    self.sight, some, known, part.guess, time_index[:, stretch], blind, quick=True
+                )
             if newer is not None:
                 with torch.autocast(latents.device.type, enabled=False):  # bf16 would turn the cameras
                     part.guess = newer[:, stretch.stop - 1 - begun, -1:, None] @ part.guess
@@ -192,7 +194,7 @@ class ContextMixin:
         findings: Findings,
     ) -> ContextCache:
         """The blocks after the localizer, which are told where frames stand."""
-        placed = self._place_context(latents, seen, located.guess, timestep[:, 0] > 0, cache)
+        placed = self._place_context(latents, seen, located.guess, located.time_index, timestep[:, 0] > 0, cache)
         findings.context_poses = placed
         self._show_finder(latents, placed, cache)
         states = self.localizer.draw_from(located.embedded, located.states)

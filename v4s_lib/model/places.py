@@ -6,14 +6,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from v4s_lib.model.alignment import DEPTHS, Pairs, align, pair_up, points
+from v4s_lib.model.alignment import DEPTHS, Pairs, align, between, chain, pair_up, points
 from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames
 from v4s_lib.model.fusion import agree
-from v4s_lib.model.localizer import fall
+from v4s_lib.model.localizer import FRAMES, fall, pose_matrix, pose_numbers
 from v4s_lib.model.refinement import CLOSE, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
-from v4s_lib.worlds.cameras import Camera, inverse, to_room
+from v4s_lib.worlds.cameras import Camera, to_room
 
 LOOKING = 3  # in training one frame in so many is looked for among all: they are drawn at random, and logits cost most
 
@@ -75,6 +75,7 @@ def place_context(
     latents: Tensor,
     seen: Seen,
     guess: Tensor,
+    time_index: Tensor,
     blind: Tensor,
     told: Tensor | None = None,
     quick: bool = False,
@@ -82,11 +83,12 @@ def place_context(
     """Where context frames stand, in the axes of the last one, which stands at the identity.
 
     Args:
-        sight: sees the last frame of each latent. The other three move with it.
+        sight: sees the last frame of each latent; for the other three see ``on_the_way``.
         latents: (B, C, P, h, w).
         seen: (B, P, ...) what sight sees in them.
-        guess: (B, P, 4, 4, 4) c2w.
-        blind: (B,) which contexts are noise: those stay as guessed.
+        guess: (B, P, 4, 4, 4) c2w, by the localizer.
+        time_index: (B, P) of the latents.
+        blind: (B,) which contexts are noise: in those all is as the localizer guesses.
         told: c2w likewise, in training, where nothing is to be worked out.
         quick: refine in a few steps, as is enough for training, and for a first guess.
 
@@ -99,18 +101,37 @@ def place_context(
         return told, PlacedFrames(seen, look_at(sight, latents, seen)[0], told[:, :, -1], blind)
     pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
-        placed = inverse(guess[:, -1:, -1:]) @ guess
+        aligned = torch.eye(4, device=guess.device).repeat(len(guess), count, 1, 1)
         if count > 1:
             others, free = ~torch.eye(count, dtype=torch.bool, device=guess.device), slice(0, count - 1)
-            aligned = align(placed[:, :, -1], pair_up(sight, seen, seen, others)[0], free)
+            pairs, _ = pair_up(sight, seen, seen, others)
+            aligned = align(chain(pairs, count), pairs, free)
             aligned = refine(aligned, pictures, camera, free, QUICK if quick else USUAL)
             seen = agree(sight, seen, aligned)
             pictures, _ = look_at(sight, latents, seen)
             if not quick:
                 aligned = refine(aligned, pictures, camera, free, USUAL)
-            placed = aligned[:, :, None] @ inverse(guess[:, :, -1:]) @ guess
+        placed = on_the_way(aligned, time_index)
     placed = torch.where(blind[:, None, None, None, None], guess, placed)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
+
+
+def on_the_way(last: Tensor, time_index: Tensor) -> Tensor:
+    """Poses of all four frames of latents (B, P, 4, 4, 4), for a camera that moves evenly from one latent to the next.
+
+    Args:
+        last: (B, P, 4, 4) c2w of their last frames.
+        time_index: (B, P) of the latents. What lies before the first one goes on as after it; a scan's latent 0 holds
+            one frame.
+    """
+    if last.shape[1] == 1:
+        return last[:, :, None].expand(-1, -1, FRAMES, -1, -1)
+    numbers, time = pose_numbers(last), time_index.type_as(last)
+    step, passed = numbers.diff(dim=1), time.diff(dim=1).clamp(min=1)
+    step, passed = (torch.cat([value[:, :1], value], dim=1) for value in (step, passed))
+    before = torch.arange(FRAMES - 1, -1, -1, device=last.device) / FRAMES  # latents before the last frame
+    share = (before / passed[..., None]) * (time_index > 0)[..., None]
+    return pose_matrix(numbers[:, :, None] - share[..., None, None] * step[:, :, None])
 
 
 @torch.no_grad()
@@ -125,9 +146,9 @@ def place_start(
 ) -> tuple[Tensor, Tensor]:
     """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
-    ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them, and ``guess``
-    (B*M, 1, 4, 4, 4) a first estimate; ``told`` and ``quick`` are as in ``place_context``. The share (B*M,) is 1 for a
-    start frame of which the context shows all, and near 0 for one of another room.
+    ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them; ``guess``
+    (B*M, 1, 4, 4, 4), ``told`` and ``quick`` are as in ``place_context``. The share (B*M,) is 1 for a start frame of
+    which the context shows all, and near 0 for one of another room.
     """
     frames = frames.repeat(len(guess))
     count = frames.c2w.shape[1]
@@ -137,8 +158,11 @@ def place_start(
         shared = shown.mean(dim=1) * ~frames.blind
         if told is not None:
             return told, shared
+        stands, weight = between(pairs, 1, count)
+        best, row = weight[:, 0].argmax(dim=1), torch.arange(len(guess), device=guess.device)
+        first = frames.c2w[row, best] @ stands[row, 0, best]
         pairs.of_one = pairs.of_one + count
-        poses = torch.cat([frames.c2w, guess[:, 0, -1:]], dim=1)
+        poses = torch.cat([frames.c2w, first[:, None]], dim=1)
         poses = align(poses, pairs, slice(count, None))
         effort = QUICK if quick else CLOSE
         poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), effort)

@@ -31,13 +31,21 @@ class WayMixin:
     """The part of the transformer that works out where frames stand, plans paths, and says where tokens look."""
 
     def _place_context(
-        self, latents: Tensor, seen: Seen | None, guess: Tensor, blind: Tensor, cache: ContextCache
+        self,
+        latents: Tensor,
+        seen: Seen | None,
+        guess: Tensor,
+        time_index: Tensor,
+        blind: Tensor,
+        cache: ContextCache,
     ) -> Tensor:
-        """Poses (B, T, 4, 4, 4) of a context's frames, from the localizer's; what sight saw goes into the cache."""
+        """Poses (B, T, 4, 4, 4) of a context's frames, by sight or as guessed; what sight saw goes into the cache."""
         told = self.localizer.told.context
         placed = guess if told is None else told
         if self.sight is not None:
-            placed, cache.frames = place_context(self.sight, latents, seen, guess, blind, told, quick=self.training)
+            placed, cache.frames = place_context(
+                self.sight, latents, seen, guess, time_index, blind, told, quick=self.training
+            )
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed

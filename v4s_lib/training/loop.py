@@ -31,7 +31,7 @@ from v4s_lib.training.weights import drawing_keys, initial_model, initial_weight
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
     "adamw_lr",
-    "early_share",
+    "locating_share",
     "compile",
     "validate_every",
     "validation_rooms",
@@ -44,11 +44,11 @@ FREE = (
 
 
 def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """AdamW for every parameter; a second group is what leads from pixels to the localizer's poses."""
-    quick = (*drawing_keys(model.config), "sight.", "finder.")
+    """AdamW for every parameter, in two groups: those that draw, and those that locate, if there are any."""
+    drawing = drawing_keys(model.config)
     groups = [[], []]
     for name, parameter in model.named_parameters():
-        groups[model.localizer is not None and not name.startswith(quick)].append(parameter)
+        groups[model.localizer is not None and not name.startswith(drawing)].append(parameter)
     return torch.optim.AdamW(
         [{"params": group} for group in groups],
         lr=preset.adamw_lr,
@@ -186,9 +186,9 @@ class Run:
         """Let optimizer and average follow the gradients, which ends the step; returns what the log says of it."""
         share = learning_rate(self.step, self.preset)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        quick, early = self.optimizer.param_groups
-        quick["lr"] = self.preset.adamw_lr * share
-        early["lr"] = quick["lr"] * self.preset.early_share
+        draws, locates = self.optimizer.param_groups
+        draws["lr"] = self.preset.adamw_lr * share
+        locates["lr"] = draws["lr"] if self.locating else draws["lr"] * self.preset.locating_share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())

@@ -35,7 +35,7 @@ class Preset:
     draw_anew: bool = False  # keep of weights to start from what locates; the rest comes from the seed
     loss: LossConfig = field(default_factory=LossConfig)
     adamw_lr: float = 3e-3
-    early_share: float = 1 / 3  # of that rate, for the blocks up to the localizer, which gets lost at all of it
+    locating_share: float = 1 / 3  # of that rate, in the steps that draw, for what was taught to locate before
     weight_decay: float = 0.01
     warmup: int = 50  # steps
     cooldown: float = 0.5  # last share of the steps that locate, and of those that draw: the rate falls to zero
