@@ -51,7 +51,7 @@ def asked(args: argparse.Namespace) -> Preset:
     if args.init is not None:  # what the curriculum teaches first is known
         task = preset.task
         changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
-        changes["true_poses_until"] = 0.0
+        changes["told_poses"] = (preset.told_poses[1],) * 2
     if args.no_context:
         # Nothing to locate, and as many targets seen as by the model that has a context.
         changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)

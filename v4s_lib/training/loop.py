@@ -200,10 +200,10 @@ class Run:
         return self.accelerator.gather(torch.tensor([said], device=self.accelerator.device)).any(dim=0).tolist()
 
     def true_poses(self) -> float:
-        """Share of contexts that are drawn from true poses: from 1 down to 0, by step."""
-        drawing = self.preset.steps - self.preset.locate_steps
-        over = self.preset.true_poses_until * drawing
-        return max(0.0, 1 - (self.step - self.preset.locate_steps) / over) if over else 0.0
+        """How likely the next step, one that draws, is told true poses."""
+        first, last = self.preset.told_poses
+        done = (self.step - self.preset.locate_steps) / (self.preset.steps - self.preset.locate_steps)
+        return first + (last - first) * done
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
