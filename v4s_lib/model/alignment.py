@@ -4,7 +4,7 @@ Every pair of cells that show one place says that two points, each seen from its
 So of any two frames it is known where one stands from the other, and a chain of the best of these steps makes a first
 guess. Then all poses are moved at once by a few Gauss-Newton steps. A point is known well across its ray and badly
 along it, so each pair counts by the precision of both; wrong pairs are let go by a robust weight, and the first guess
-counts as a weak measurement. Sources: Kabsch (1976); Prim's spanning tree; generalized ICP (Segal et al., 2009);
+counts as a weak measurement. Sources: Kabsch (1976); Dijkstra (1959); generalized ICP (Segal et al., 2009);
 Geman and McClure's weight; the numbers are our choice.
 """
 
@@ -22,8 +22,9 @@ DEPTHS, DOUBTS = (0.05, 50.0), (0.01, 1.0)  # metres, and relative errors, that 
 LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
 GUESS = (0.4, 0.6)  # standard deviations of the first guess: radians, metres
 ROUNDS = 3  # in which two frames' wrong pairs are let go
+CAUTION = 0.5  # how much longer a step of a chain is for which less speaks: 0.5 adds up standard deviations, 1 variances
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
-STEPS = 4  # Gauss-Newton steps
+STEPS = 8  # Gauss-Newton steps
 AT_ONCE = 8  # frames whose cells are looked for at a time: of all pairs of cells of a long video no memory holds enough
 
 
@@ -147,24 +148,27 @@ def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
 
 
 def chain(pairs: Pairs, count: int) -> Tensor:
-    """Poses (R, n, 4, 4) of n frames in the axes of the last one: frame after frame, from the one most seen together.
+    """Poses (R, n, 4, 4) of n frames in the axes of the last one, each along the chain of frames that is surest.
 
-    ``pairs`` are of the n frames. Errors add up along the chain: it is a first guess for ``align``.
+    ``pairs`` are of the n frames. The less speaks for a step, the more error it adds; so chains are shortest paths, by
+    Dijkstra. What comes out is a first guess for ``align``.
     """
     c2w, weight = between(pairs, count, count)
     back = weight.transpose(1, 2) > weight  # seen the other way round, more speaks for it
     c2w = torch.where(back[..., None, None], inverse(c2w).transpose(1, 2), c2w)
-    weight = torch.maximum(weight, weight.transpose(1, 2))
-    room = torch.arange(len(weight), device=weight.device)
-    poses = torch.eye(4, device=weight.device).repeat(len(weight), count, 1, 1)
-    placed = torch.zeros(weight.shape[:2], dtype=torch.bool, device=weight.device)
-    placed[:, -1] = True
-    for _ in range(count - 1):
-        open_steps = weight.masked_fill(~placed[:, None] | placed[:, :, None], -1)
-        best = open_steps.flatten(1).argmax(dim=1)
-        new, known = best // count, best % count
-        poses[room, new] = poses[room, known] @ c2w[room, new, known]
-        placed[room, new] = True
+    length = torch.maximum(weight, weight.transpose(1, 2)).clamp(min=1e-6) ** -CAUTION
+    rooms = torch.arange(len(length), device=length.device)
+    poses = torch.eye(4, device=length.device).repeat(len(length), count, 1, 1)
+    far, done = torch.full_like(length[:, 0], torch.inf), torch.zeros_like(length[:, 0], dtype=torch.bool)
+    far[:, -1] = 0
+    for _ in range(count):
+        nearest = far.masked_fill(done, torch.inf).argmin(dim=1)
+        done[rooms, nearest] = True
+        way = far[rooms, nearest][:, None] + length[rooms, :, nearest]
+        nearer = (way < far) & ~done
+        along = poses[rooms, nearest][:, None] @ c2w[rooms, :, nearest]
+        poses = torch.where(nearer[..., None, None], along, poses)
+        far = torch.where(nearer, way, far)
     return poses
 
 
