@@ -8,16 +8,17 @@ import torch
 
 from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.model import alignment
-from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, pair_up
+from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, between, chain, pair_up
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import pose_matrix
-from v4s_lib.model.places import place_context, place_start
+from v4s_lib.model.places import on_the_way, place_context, place_start
 from v4s_lib.model.sight import KEY, LEAST_CELL, Seen, Sight
-from v4s_lib.worlds.cameras import check_rigid, inverse
+from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
 SEES = {"localize_after": 1, "see_places": 4, "position_size": (4, 6)}
+TIMES = torch.tensor([[0, 2, 3], [1, 2, 5]])  # of three latents in two scans
 
 
 @pytest.fixture
@@ -39,6 +40,55 @@ def true_pairs(c2w: torch.Tensor, count: int = 400, seed: int = 5) -> Pairs:
         for of in (of_one, of_other)
     ]
     return Pairs(*sides, of_one, of_other, torch.ones(rooms, count))
+
+
+@pytest.mark.parametrize(("wrong", "turn", "shift"), [(0.0, 0.1, 0.01), (0.3, 2, 0.2)])
+def test_frames_are_placed_by_what_they_share_without_a_guess(make_path, wrong, turn, shift):
+    """Each is paired with its neighbours alone, so that the first is reached by way of all others."""
+    truth = make_path(2, 5)
+    truth = inverse(truth[:, -1:]) @ truth
+    pairs = true_pairs(truth, count=2000)
+    near = (pairs.of_one - pairs.of_other).abs() == 1
+    bad = torch.rand(near.shape, generator=torch.Generator().manual_seed(0)) < wrong
+    pairs.other.place = torch.where(bad[..., None], 3 * randn(*bad.shape, 3, seed=9), pairs.other.place)
+    found = chain(replace(pairs, weight=near.float()), 5)
+    check_rigid(found, "poses")
+    assert torch.equal(found[:, -1], torch.eye(4).expand(2, 4, 4))
+    off = errors(found, truth)
+    assert off[0] < turn and off[1] < shift
+
+
+def test_a_chain_takes_the_way_for_which_most_speaks(make_path):
+    """The pairs of the first and the last frame are wrong but few; by way of the second it is known where it stands."""
+    truth = make_path(1, 3)
+    truth = inverse(truth[:, -1:]) @ truth
+    pairs = true_pairs(truth, count=900)
+    direct = (pairs.of_one - pairs.of_other).abs() == 2
+    pairs.other.place = torch.where(direct[..., None], pairs.other.place + 1, pairs.other.place)
+    for weight, home in ((0.02, True), (1.0, False)):
+        found = chain(replace(pairs, weight=torch.where(direct, weight, 1.0)), 3)
+        assert (errors(found, truth)[1] < 0.05) == home
+
+
+def test_between_frames_that_share_nothing_nothing_speaks_for_a_pose(make_path):
+    pairs = replace(true_pairs(make_path(2, 3)), weight=torch.zeros(2, 400))
+    c2w, weight = between(pairs, 3, 3)
+    assert c2w.shape == (2, 3, 3, 4, 4) and (weight == 0).all()
+    check_rigid(c2w, "poses")
+
+
+def test_frames_between_two_latents_are_on_the_way():
+    """A camera that turns by 4 degrees and walks by 0.1 m a frame; latent 0 holds one frame."""
+    frames = torch.arange(40)
+    truth = pose(torch.stack([0.1 * frames, 0 * frames, 0 * frames], dim=-1), torch.deg2rad(4.0 * frames), 0.0 * frames)
+    for latents in (torch.tensor([0, 1, 3, 6]), torch.tensor([2, 3, 5])):
+        numbers = (4 * latents[:, None] + torch.arange(-3, 1)).clamp(min=0)
+        found = on_the_way(truth[4 * latents][None], latents[None])[0]
+        assert rotation_angle(found, truth[numbers]).max() < 1.5  # straight from one to the next, not along the arc
+        torch.testing.assert_close(found[..., :3, 3], truth[numbers][..., :3, 3], **CLOSE)
+        torch.testing.assert_close(found[:, -1], truth[4 * latents], **CLOSE)
+    alone = on_the_way(truth[None, 8:9], torch.tensor([[2]]))
+    torch.testing.assert_close(alone, truth[None, 8:9, None].expand(-1, -1, 4, -1, -1), **CLOSE)
 
 
 def test_true_pairs_bring_all_frames_home(make_path):
@@ -135,19 +185,18 @@ def test_rays_go_through_the_middles_of_cells(sight):
 def test_noise_is_not_looked_at(sight, make_path):
     guess = make_path(2, 12).unflatten(1, (3, 4))
     latents = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4)
-    placed, frames = place_context(sight, latents, sight(latents), guess, torch.tensor([True, False]))
+    placed, frames = place_context(sight, latents, sight(latents), guess, TIMES, torch.tensor([True, False]))
     assert torch.equal(placed[0], guess[0]) and not torch.equal(placed[1], guess[1])
     torch.testing.assert_close(placed[1, -1, -1], torch.eye(4), **CLOSE)
     assert torch.equal(frames.c2w, placed[:, :, -1])
-    inner = (inverse(p) @ p[:, :, :1] for p in (placed, guess))  # within a latent frames move together
-    torch.testing.assert_close(*inner, atol=1e-4, rtol=0)
+    torch.testing.assert_close(placed[1:], on_the_way(placed[1:, :, -1], TIMES[1:]), **CLOSE)
 
 
 @torch.no_grad()
 def test_where_poses_are_told_nothing_is_worked_out(sight, make_path):
     guess, told = make_path(2, 12).unflatten(1, (3, 4)), make_path(2, 12, seed=1).unflatten(1, (3, 4))
     latents, blind = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), torch.tensor([True, False])
-    placed, frames = place_context(sight, latents, sight(latents), guess, blind, told)
+    placed, frames = place_context(sight, latents, sight(latents), guess, TIMES, blind, told)
     assert torch.equal(placed, told) and torch.equal(frames.c2w, told[:, :, -1])
     start, known = latents[:, :, :1], make_path(2, 1, seed=2)[:, None].expand(-1, -1, 4, -1, -1)
     seen = sight(start)

@@ -22,7 +22,7 @@ DEPTHS, DOUBTS = (0.05, 50.0), (0.01, 1.0)  # metres, and relative errors, that 
 LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
 GUESS = (0.4, 0.6)  # standard deviations of the first guess: radians, metres
 ROUNDS = 3  # in which two frames' wrong pairs are let go
-CAUTION = 0.5  # how much longer a step of a chain is for which less speaks: 0.5 adds up standard deviations, 1 variances
+CAUTION = 0.5  # power of the weight that makes a step of a chain shorter: 0.5 adds up standard deviations
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
 STEPS = 8  # Gauss-Newton steps
 AT_ONCE = 8  # frames whose cells are looked for at a time: of all pairs of cells of a long video no memory holds enough
@@ -184,9 +184,9 @@ def align(guess: Tensor, pairs: Pairs, free: slice) -> Tensor:
     rooms, count = guess.shape[:2]
     room = torch.arange(rooms, device=guess.device)[:, None]
     one, other = (room * count + number for number in (pairs.of_one, pairs.of_other))  # frames of all rooms in a row
-    precision = _precision(poses, pairs, one, other)
     moved = torch.zeros(rooms, count, 6, device=guess.device)
     for _ in range(STEPS):
+        precision = _precision(poses, pairs, one, other)
         matrices = poses.flatten(0, 1)
         at_one, turned_one = _carry(matrices[one], pairs.one.place)
         at_other, turned_other = _carry(matrices[other], pairs.other.place)

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue
 from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
-from v4s_lib.model.places import place_context
 from v4s_lib.model.sight import Seen
 from v4s_lib.model.tokens import CONTEXT, clean_or
 
@@ -27,12 +26,6 @@ class Located:
     numbers: Tensor | None = None  # (B, T, 4, 3, 3) the localizer's; None without one
     guess: Tensor | None = None  # (B, T, 4, 4, 4) c2w, in the axes of the last context frame
 
-    def first(self, count: int) -> "Located":
-        """Of the first ``count`` latents."""
-        tokens = count * (self.states.shape[1] // self.time_index.shape[1])
-        spans = (tokens, tokens, count, count, count)
-        return Located(*(part[:, :span] for part, span in zip(self.parts(), spans, strict=True)))
-
     def parts(self) -> tuple[Tensor, ...]:
         return self.embedded, self.states, self.time_index, self.numbers, self.guess
 
@@ -43,20 +36,18 @@ class Located:
 
 
 def stretches(time_index: Tensor, longest: int) -> list[slice]:
-    """Stretches of a context that span ``longest`` latents of its scan at most, the newest first.
+    """Stretches of a context that each span ``longest`` latents of its scan at most, the newest first.
 
-    A localizer reads the scan's clock, and training's scans are short: in a long one it is lost. So a long context is
-    located in stretches as long as training's. Each ends in the middle of the one after it, which so says where it
-    stands. ``time_index`` (B, T) is of the context.
+    The blocks before the localizer read the scan's clock, and training's scans are short: in a long one they are lost.
+    ``time_index`` (B, T) is of the context.
     """
     found, end = [], time_index.shape[1]
-    while True:
+    while end:
         near = (time_index[:, end - 1 : end] - time_index[:, :end] < longest).all(dim=0)
-        first = min(int(near.int().argmax()), max(0, end - 2))  # two latents at least, however far apart
+        first = int(near.int().argmax())
         found.append(slice(first, end))
-        if first == 0:
-            return found
-        end = first + max(1, (end - first) // 2)
+        end = first
+    return found
 
 
 class ContextPool(nn.Module):
@@ -103,8 +94,9 @@ class ContextMixin:
             context_latents: (B, C, T, H, W).
             time_index: (B, T) index of each latent in its scan.
             timestep: (B,) in 0..1000; None is 0, a clean context.
-            longest: latents of the longest scan that a localizer has met in training. Where a context is drawn from
-                more, it is located in stretches (see ``stretches``); None never does that.
+            longest: latents of the longest scan met in training. Of a longer one, the blocks before the localizer look
+                at ``stretches``, and targets see in them the newest alone. For models with sight, which says where all
+                frames stand; None is one stretch.
 
         Returns:
             keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
@@ -126,11 +118,12 @@ class ContextMixin:
         if self.sight is not None and not only_poses:
             with torch.no_grad():
                 seen = self.sight(latents)
-        found = [] if longest is None or self.localizer is None else stretches(time_index, longest)
-        if len(found) > 1:
-            located = self._locate_stretches(latents, time_index, timestep, cache, seen, found)
-        else:
-            located = self._locate(latents, time_index, timestep, cache)
+        whole = longest is None or self.sight is None
+        newest, *older = [slice(0, latents.shape[2])] if whole else stretches(time_index, longest)
+        parts = [self._locate(latents[:, :, newest], time_index[:, newest], timestep, cache)]
+        for stretch in older:
+            parts.insert(0, self._locate(latents[:, :, stretch], time_index[:, stretch], timestep, ContextCache([])))
+        located = Located.join(parts) if older else parts[0]
         if located.numbers is None:
             return cache
         findings.context_numbers = located.numbers
@@ -151,38 +144,6 @@ class ContextMixin:
             return Located(embedded, states, time_index)
         numbers = self.localizer(states, grid[0])
         return Located(embedded, states, time_index, numbers, pose_matrix(numbers.detach()))
-
-    def _locate_stretches(
-        self,
-        latents: Tensor,
-        time_index: Tensor,
-        timestep: Tensor,
-        cache: ContextCache,
-        seen: Seen | None,
-        found: list[slice],
-    ) -> "Located":
-        """``_locate`` stretch by stretch, from the newest back, each placed by where the one after it saw its end.
-
-        A latent is known from the newest stretch that it is in. Targets, which follow the newest, see its keys and
-        values alone in these blocks. Refinement is quick here, for all frames are refined together later.
-        """
-        parts, newer, begun = [], None, latents.shape[2]
-        for stretch in found:
-            some, kept = latents[:, :, stretch], cache if newer is None else ContextCache([])
-            part = self._locate(some, time_index[:, stretch], timestep, kept)
-            if seen is not None:
-                known, blind = seen.each(lambda value, s=stretch: value[:, s]), timestep[:, 0] > 0
-                part.guess, _ = place_context(
-                    self.sight, some, known, part.guess, time_index[:, stretch], blind, quick=True
-                )
-            if newer is not None:
-                with torch.autocast(latents.device.type, enabled=False):  # bf16 would turn the cameras
-                    part.guess = newer[:, stretch.stop - 1 - begun, -1:, None] @ part.guess
-                part.time_index = part.time_index + (time_index[:, -1:] - part.time_index[:, -1:])
-            newer, count = part.guess, begun - stretch.start
-            parts.insert(0, part.first(count))
-            begun = stretch.start
-        return Located.join(parts)
 
     def _draw_on(
         self,

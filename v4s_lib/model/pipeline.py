@@ -66,7 +66,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             trained so (claim A2).
         box_drawer: draws the box into the last ``tail_latents`` of a clip whose path was planned to something named.
         tail_latents: in which the camera stands still, at the end of such a clip.
-        longest_scan: latents of the longest scan met in training; contexts of longer ones are located in stretches.
+        longest_scan: latents of the longest scan met in training; see ``encode_context``.
     """
 
     # Each leaves the device when the next one comes.
