@@ -39,6 +39,9 @@ class RoomTask:
     tilt: float = 0.0  # degrees by which a training scan looks up or down as a whole, at most; see data/augment.py
     lift: float = 0.0  # metres by which it is raised or lowered, at most
     hidden: float = 0.0  # share of a training scan's latents with something close before the lens
+    only_last: bool = (
+        False  # of a scan's latents render the last frame alone, four times: sight and finder see no other
+    )
     without: tuple[str, ...] = ()  # labels of objects that no training room holds (claim D2)
     lighting: float = 0.0  # standard deviation of the logarithm of a training scan's exposure, latent by latent
 
@@ -82,7 +85,8 @@ def make_rooms(
     if task.tilt or task.lift:
         scan_c2w = tilt_scans(scan_c2w.flatten(1, 2), task.tilt, task.lift, generator).unflatten(1, (-1, 4))
     scenes = scenes.to(device)
-    scan = _grouped(render_many(scenes, scan_c2w.flatten(1, 2), task, device, compiled), task, generator)
+    rendered = scan_c2w[:, :, -1:] if task.only_last else scan_c2w
+    scan = _grouped(render_many(scenes, rendered.flatten(1, 2), task, device, compiled), task, generator)
     target = render_many(scenes, goals.c2w.flatten(1, 2), task, device, compiled)
     target = Render(*(part.unflatten(1, (targets, -1)) for part in (target.rgb, target.depth, target.instance)))
     tail = FRAMES_PER_LATENT * task.tail_latents
@@ -105,8 +109,10 @@ def make_rooms(
 
 def _grouped(scan: Render, task: RoomTask, generator: torch.Generator) -> Render:
     """A scan's frames by latent (S, P, 4, ...), its depth (S, P, H, W) in the last of each; augmented as asked for."""
+    each = 1 if task.only_last else FRAMES_PER_LATENT
     frames, depth, instance = (
-        part.unflatten(1, (-1, FRAMES_PER_LATENT)) for part in (scan.rgb, scan.depth, scan.instance)
+        part.unflatten(1, (-1, each)).repeat_interleave(FRAMES_PER_LATENT // each, dim=2)
+        for part in (scan.rgb, scan.depth, scan.instance)
     )
     depth = depth[:, :, -1]
     if task.hidden:

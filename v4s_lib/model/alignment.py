@@ -134,9 +134,8 @@ def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
         whole = total(weight).clamp(min=1e-9)
         middles = [total(weight * side.place) / whole for side in sides]
         one, other = (side.place - of_pairs(middle) for side, middle in zip(sides, middles, strict=True))
-        left, _, right = torch.linalg.svd(
-            total(weight[..., None] * other[..., None] * one[..., None, :]) / whole[..., None]
-        )
+        spread = total(weight[..., None] * other[..., None] * one[..., None, :]) / whole[..., None]
+        left, _, right = torch.linalg.svd(spread.nan_to_num())  # it raises at what is not finite
         left = torch.cat([left[..., :2], left[..., 2:] * torch.linalg.det(left @ right)[..., None, None]], dim=-1)
         turn = left @ right
         shift = middles[1] - (turn @ middles[0][..., None])[..., 0]

@@ -23,11 +23,10 @@ class Located:
     embedded: Tensor  # (B, N, D) tokens as they came in
     states: Tensor  # (B, N, D) and went out
     time_index: Tensor  # (B, T)
-    numbers: Tensor | None = None  # (B, T, 4, 3, 3) the localizer's; None without one
-    guess: Tensor | None = None  # (B, T, 4, 4, 4) c2w, in the axes of the last context frame
+    numbers: Tensor  # (B, T, 4, 3, 3) the localizer's
 
     def parts(self) -> tuple[Tensor, ...]:
-        return self.embedded, self.states, self.time_index, self.numbers, self.guess
+        return self.embedded, self.states, self.time_index, self.numbers
 
     @classmethod
     def join(cls, located: list["Located"]) -> "Located":
@@ -111,43 +110,45 @@ class ContextMixin:
         time_index: Tensor,
         timestep: Tensor | None,
         findings: Findings,
-        only_poses: bool = False,
         longest: int | None = None,
     ) -> ContextCache:
         cache, timestep, seen = ContextCache([]), clean_or(timestep, latents), None
-        if self.sight is not None and not only_poses:
+        if self.sight is not None:
             with torch.no_grad():
                 seen = self.sight(latents)
+        if self.localizer is None:
+            self._locate(latents, time_index, timestep, cache)
+            return cache
         whole = longest is None or self.sight is None
         newest, *older = [slice(0, latents.shape[2])] if whole else stretches(time_index, longest)
-        parts = [self._locate(latents[:, :, newest], time_index[:, newest], timestep, cache)]
+        located = self._locate(latents[:, :, newest], time_index[:, newest], timestep, cache)
         for stretch in older:
-            parts.insert(0, self._locate(latents[:, :, stretch], time_index[:, stretch], timestep, ContextCache([])))
-        located = Located.join(parts) if older else parts[0]
-        if located.numbers is None:
-            return cache
-        findings.context_numbers = located.numbers
-        if only_poses:
-            self._show_finder(latents, located.guess, cache)
-            return cache
-        return self._draw_on(latents, located, timestep, cache, seen, findings)
+            # To the blocks after the localizer, which know where each stands, all are as old as the newest are.
+            one = self._locate(latents[:, :, stretch], time_index[:, stretch], timestep, ContextCache([]), newest=False)
+            one.time_index = one.time_index + (time_index[:, -1:] - one.time_index[:, -1:])
+            located = Located.join([one, located])
+        if self.sight is None:
+            findings.context_numbers = located.numbers
+        return self._draw_on(latents, time_index, located, timestep, cache, seen, findings)
 
-    def _locate(self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache) -> "Located":
+    def _locate(
+        self, latents: Tensor, time_index: Tensor, timestep: Tensor, cache: ContextCache, newest: bool = True
+    ) -> "Located | None":
         """The blocks before the localizer, or all where there is none; their keys and values go into the cache."""
-        states, grid = self._embed(latents, CONTEXT, time_index=time_index)
+        states, grid = self._embed(latents, CONTEXT, time_index=time_index, newest=newest)
         _, modulation = self._time(timestep.expand(-1, grid[0]), states)
         rotary, embedded = self.rope(time_index, *grid[1:]), states
         for i, block in enumerate(self.blocks[: self.config.localize_after]):
             states, own = self._look(block, states, modulation, rotary, False)
             cache.blocks.append(self._kept(i, own, grid))
         if self.localizer is None:
-            return Located(embedded, states, time_index)
-        numbers = self.localizer(states, grid[0])
-        return Located(embedded, states, time_index, numbers, pose_matrix(numbers.detach()))
+            return None
+        return Located(embedded, states, time_index, self.localizer(states, grid[0]))
 
     def _draw_on(
         self,
         latents: Tensor,
+        time_index: Tensor,
         located: "Located",
         timestep: Tensor,
         cache: ContextCache,
@@ -155,7 +156,8 @@ class ContextMixin:
         findings: Findings,
     ) -> ContextCache:
         """The blocks after the localizer, which are told where frames stand."""
-        placed = self._place_context(latents, seen, located.guess, located.time_index, timestep[:, 0] > 0, cache)
+        guess = pose_matrix(located.numbers.detach())
+        placed = self._place_context(latents, seen, guess, time_index, timestep[:, 0] > 0, cache)
         findings.context_poses = placed
         self._show_finder(latents, placed, cache)
         states = self.localizer.draw_from(located.embedded, located.states)

@@ -24,8 +24,8 @@ class ContextCache:
 class Findings:
     """What localizer, sight and finder predict; None where there is no such part or nothing to predict from."""
 
-    context_numbers: Tensor | None = None  # (B, T', 4, 3, 3) the localizer's own, to teach it; see pose_numbers
-    target_numbers: Tensor | None = None  # (B*M, T, 4, 3, 3)
+    context_numbers: Tensor | None = None  # (B, T', 4, 3, 3) the localizer's, without sight; see pose_numbers
+    target_numbers: Tensor | None = None  # (B*M, T, 4, 3, 3): the start frame's, and the others' from there
     context_poses: Tensor | None = None  # (B, T', 4, 4, 4) c2w that the later blocks work with
     target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
     found: Tensor | None = None  # (B*M, 1 + N) logits of a finder

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from v4s_lib.model.alignment import DEPTHS, Pairs, align, between, chain, pair_up, points
 from v4s_lib.model.cloud import fine
-from v4s_lib.model.codec import last_frames
+from v4s_lib.model.codec import last_frames, to_pixels
 from v4s_lib.model.fusion import agree
-from v4s_lib.model.localizer import FRAMES, fall, pose_matrix, pose_numbers
+from v4s_lib.model.localizer import FRAMES, fall
 from v4s_lib.model.refinement import CLOSE, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
-from v4s_lib.worlds.cameras import Camera, to_room
+from v4s_lib.worlds.cameras import Camera, inverse, rotation_vector, to_room, turning
 
 LOOKING = 3  # in training one frame in so many is looked for among all: they are drawn at random, and logits cost most
 
@@ -74,7 +74,6 @@ def place_context(
     sight: Sight,
     latents: Tensor,
     seen: Seen,
-    guess: Tensor,
     time_index: Tensor,
     blind: Tensor,
     told: Tensor | None = None,
@@ -86,24 +85,23 @@ def place_context(
         sight: sees the last frame of each latent; for the other three see ``on_the_way``.
         latents: (B, C, P, h, w).
         seen: (B, P, ...) what sight sees in them.
-        guess: (B, P, 4, 4, 4) c2w, by the localizer.
         time_index: (B, P) of the latents.
-        blind: (B,) which contexts are noise: in those all is as the localizer guesses.
+        blind: (B,) which contexts are noise: those stand at the identity, all of them.
         told: c2w likewise, in training, where nothing is to be worked out.
-        quick: refine in a few steps, as is enough for training, and for a first guess.
+        quick: refine in a few steps, as is enough for training.
 
     Returns:
         c2w of all frames (B, P, 4, 4, 4), and what start frames are compared with: depths on which frames agree.
     """
-    count = guess.shape[1]
+    count, device = latents.shape[2], latents.device
     if told is not None:
         seen = agree(sight, seen, told[:, :, -1])
         return told, PlacedFrames(seen, look_at(sight, latents, seen)[0], told[:, :, -1], blind)
     pictures, camera = look_at(sight, latents, seen)
-    with torch.autocast(guess.device.type, enabled=False):  # bf16 would turn the cameras
-        aligned = torch.eye(4, device=guess.device).repeat(len(guess), count, 1, 1)
+    with torch.autocast(device.type, enabled=False):  # bf16 would turn the cameras
+        aligned = nowhere = torch.eye(4, device=device).repeat(len(latents), count, 1, 1)
         if count > 1:
-            others, free = ~torch.eye(count, dtype=torch.bool, device=guess.device), slice(0, count - 1)
+            others, free = ~torch.eye(count, dtype=torch.bool, device=device), slice(0, count - 1)
             pairs, _ = pair_up(sight, seen, seen, others)
             aligned = align(chain(pairs, count), pairs, free)
             aligned = refine(aligned, pictures, camera, free, QUICK if quick else USUAL)
@@ -111,27 +109,37 @@ def place_context(
             pictures, _ = look_at(sight, latents, seen)
             if not quick:
                 aligned = refine(aligned, pictures, camera, free, USUAL)
-        placed = on_the_way(aligned, time_index)
-    placed = torch.where(blind[:, None, None, None, None], guess, placed)
+        aligned = torch.where(blind[:, None, None, None], nowhere, aligned)
+        frames = to_pixels(latents, sight.patch)
+        still = (frames[:, :, 0] == frames[:, :, -1]).flatten(2).all(dim=-1)
+        placed = on_the_way(aligned, time_index, still)
     return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
 
 
-def on_the_way(last: Tensor, time_index: Tensor) -> Tensor:
-    """Poses of all four frames of latents (B, P, 4, 4, 4), for a camera that moves evenly from one latent to the next.
+def on_the_way(last: Tensor, time_index: Tensor, still: Tensor) -> Tensor:
+    """Poses of all four frames of latents (B, P, 4, 4, 4), for a camera that moves evenly.
 
     Args:
         last: (B, P, 4, 4) c2w of their last frames.
-        time_index: (B, P) of the latents. What lies before the first one goes on as after it; a scan's latent 0 holds
-            one frame.
+        time_index: (B, P) of the latents: how long a camera took from one to the next. Of the two steps that a latent
+            is part of, the shorter one says how quickly it moved.
+        still: (B, P) whether a latent holds one frame, as a scan's first does.
     """
     if last.shape[1] == 1:
         return last[:, :, None].expand(-1, -1, FRAMES, -1, -1)
-    numbers, time = pose_numbers(last), time_index.type_as(last)
-    step, passed = numbers.diff(dim=1), time.diff(dim=1).clamp(min=1)
-    step, passed = (torch.cat([value[:, :1], value], dim=1) for value in (step, passed))
-    before = torch.arange(FRAMES - 1, -1, -1, device=last.device) / FRAMES  # latents before the last frame
-    share = (before / passed[..., None]) * (time_index > 0)[..., None]
-    return pose_matrix(numbers[:, :, None] - share[..., None, None] * step[:, :, None])
+    taken = time_index.diff(dim=1).type_as(last).clamp(min=1)
+    step = inverse(last[:, :-1]) @ last[:, 1:]
+    speed = torch.cat([rotation_vector(step[..., :3, :3]), step[..., :3, 3]], dim=-1) / taken[..., None]
+    speed[..., 3:] = (last[:, :-1, :3, :3] @ speed[..., 3:, None])[..., 0]  # in the axes of all
+    into, out = (torch.cat(parts, dim=1) for parts in ((speed[:, :1], speed), (speed, speed[:, -1:])))
+    first = torch.cat([taken[:, :1], taken], dim=1) <= torch.cat([taken, taken[:, -1:]], dim=1)
+    speed = torch.where(first[..., None], into, out) * ~still[..., None]
+    back = torch.arange(FRAMES - 1, -1, -1, device=last.device) / FRAMES  # latents before the last frame
+    moved = -back[:, None] * speed[:, :, None]  # B P 4 6
+    poses = last[:, :, None].repeat(1, 1, FRAMES, 1, 1)
+    poses[..., :3, :3] = poses[..., :3, :3] @ turning(moved[..., :3])
+    poses[..., :3, 3] = poses[..., :3, 3] + moved[..., 3:]
+    return poses
 
 
 @torch.no_grad()
@@ -140,34 +148,34 @@ def place_start(
     latents: Tensor,
     seen: Seen,
     frames: PlacedFrames,
-    guess: Tensor,
     told: Tensor | None = None,
     quick: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
-    ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them; ``guess``
-    (B*M, 1, 4, 4, 4), ``told`` and ``quick`` are as in ``place_context``. The share (B*M,) is 1 for a start frame of
-    which the context shows all, and near 0 for one of another room.
+    ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them; ``told``
+    (B*M, 1, 4, 4, 4) and ``quick`` are as in ``place_context``. Where the context is noise they stand at the identity.
+    The share (B*M,) is 1 for a start frame of which the context shows all, and near 0 for one of another room.
     """
-    frames = frames.repeat(len(guess))
+    frames = frames.repeat(len(latents))
     count = frames.c2w.shape[1]
     pictures, camera = look_at(sight, latents, seen)
-    with torch.autocast(guess.device.type, enabled=False):
+    with torch.autocast(latents.device.type, enabled=False):
         pairs, shown = pair_start(sight, seen, frames)
         shared = shown.mean(dim=1) * ~frames.blind
         if told is not None:
             return told, shared
         stands, weight = between(pairs, 1, count)
-        best, row = weight[:, 0].argmax(dim=1), torch.arange(len(guess), device=guess.device)
+        best, row = weight[:, 0].argmax(dim=1), torch.arange(len(latents), device=latents.device)
         first = frames.c2w[row, best] @ stands[row, 0, best]
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, first[:, None]], dim=1)
         poses = align(poses, pairs, slice(count, None))
         effort = QUICK if quick else CLOSE
         poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), effort)
-        start = poses[:, -1, None, None].expand_as(guess)
-    return torch.where(frames.blind[:, None, None, None, None], guess, start), shared
+        nowhere = torch.eye(4, device=latents.device)
+        start = torch.where(frames.blind[:, None, None], nowhere, poses[:, -1])
+    return start[:, None, None].expand(-1, -1, FRAMES, -1, -1), shared
 
 
 def pair_start(sight: Sight, seen: Seen, frames: PlacedFrames) -> tuple[Pairs, Tensor]:

@@ -15,13 +15,18 @@ class TokenMixin:
     """The part of the transformer that embeds latents and timesteps, and turns tokens back into latents."""
 
     def _embed(
-        self, latents: Tensor, role: int, clean_latents: int = 0, time_index: Tensor | None = None
+        self,
+        latents: Tensor,
+        role: int,
+        clean_latents: int = 0,
+        time_index: Tensor | None = None,
+        newest: bool = True,
     ) -> tuple[Tensor, tuple[int, int, int]]:
         states = self.patch_embedding(latents)
         grid = tuple(states.shape[2:])
         states = states.flatten(3).permute(0, 2, 3, 1)  # B T S D
         roles = [START] * clean_latents + [role] * (grid[0] - clean_latents)
-        if role == CONTEXT and self.localizer is not None:
+        if role == CONTEXT and newest and self.localizer is not None:
             roles[-1] = LAST_CONTEXT
         roles = self.role_embedding[roles]
         states = states + roles[:, None].type_as(states)

@@ -19,7 +19,6 @@ from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
-from v4s_lib.model.places import compare
 from v4s_lib.model.pose import POSE_FEATURES
 from v4s_lib.model.sight import LEAST_CELL, Sight
 from v4s_lib.model.task_adapters import TaskAdapter, seeks_object
@@ -59,10 +58,10 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
         relative_time: also tell every context latent how long before the last one it was taken, as sinusoids.
-        localize_after: blocks after which a one-way model predicts where its context stands, and where to go (see
+        localize_after: blocks after which a one-way model is told where its context stands, and plans where to go (see
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
-        see_places: pixels that a latent's patch is wide, to correct predicted poses by what frames share (see Sight).
+        see_places: pixels that a latent's patch is wide, to place frames by what they share (see Sight).
         cell: pixels that a cell of sight and of the finder is wide and high: 4, 8, 16 ...
         find_words: pixels that a latent's patch is wide, to look up in the context what words name (see Finder); None
             for no such part.
@@ -207,6 +206,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         clean_latents: int = 1,
         return_findings: bool = False,
         only_findings: bool = False,
+        only_seen: bool = False,
         paint_frames: list[int] | None = None,
         known: Findings | None = None,
     ) -> Tensor | tuple[Tensor, Findings] | Findings:
@@ -224,7 +224,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             camera_path, camera_mask: (B*M, T, 4, 4, 4) c2w relative to the start frame; (B*M,), False ignores it.
             clean_latents: how many leading target latents are given.
             return_findings: also return what localizer, sight and finder predict.
-            only_findings: stop there: all that teaches localizer, sight and finder, and what a plan is made of.
+            only_findings: stop there: what a plan is made of.
+            only_seen: find nothing but what teaches sight and finder, from ``context_latents`` and start frames.
             paint_frames: which of the noisy latents' frames a painter paints; None is all.
             known: findings of the same start frames and context, which this call fills in. Where the start frames stand
                 is worked out by the first call that is given them, a plan among them; what is seen from a camera path
@@ -236,6 +237,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         if words is not None and self.word_embedding is not None:
             encoder_hidden_states = self.word_embedding(words)
         check_conditions(self, context_cache, encoder_hidden_states, words, camera_path)
+        if only_seen:
+            return self._look_alone(context_latents, target_latents, encoder_hidden_states)
         findings = Findings() if known is None else known
         states, grid = self._embed(target_latents, MOVING, clean_latents)
         times = timestep[:, None].repeat(1, grid[0])
@@ -249,9 +252,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             parts = [(context, states), (context_times, times), (context_time_index, index)]
             states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
         elif context_latents is not None:
-            context_cache = self._encode_context(
-                context_latents, context_time_index, context_timestep, findings, only_findings
-            )
+            context_cache = self._encode_context(context_latents, context_time_index, context_timestep, findings)
         embedded, modulation = self._time(times, states)
         text = None if encoder_hidden_states is None else self.condition_embedder.text_embedder(encoder_hidden_states)
         rotary = self.rope(index, *grid[1:])
@@ -263,8 +264,6 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             if i == self.config.localize_after:
                 states = self._find_way(states, target_latents, encoder_hidden_states, context_cache, findings)
                 if only_findings:
-                    if self.sight is not None and context_latents is not None:
-                        findings.compared = compare(self.sight, context_latents, target_latents)
                     return findings
                 states = self.localizer.draw_from(first, states)
                 path = place_path(camera_path, camera_mask, findings.target_poses, context_cache is not None)

@@ -9,7 +9,7 @@ from v4s_lib.model.cloud import NAMED, make_cloud, view
 from v4s_lib.model.finder import named_place
 from v4s_lib.model.localizer import aim, pose_matrix, smooth
 from v4s_lib.model.outputs import ContextCache, Findings
-from v4s_lib.model.places import pair_start, place_context, place_start
+from v4s_lib.model.places import compare, pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
@@ -44,11 +44,21 @@ class WayMixin:
         placed = guess if told is None else told
         if self.sight is not None:
             placed, cache.frames = place_context(
-                self.sight, latents, seen, guess, time_index, blind, told, quick=self.training
+                self.sight, latents, seen, time_index, blind, told, quick=self.training
             )
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed
+
+    def _look_alone(self, context: Tensor, target: Tensor, text: Tensor | None) -> Findings:
+        """What sight and finder make of context latents (B, C, P, h, w) and start frames (B*M, C, T, h, w)."""
+        findings = Findings()
+        if self.finder is not None and text is not None:
+            keys = self.finder.keys(context)
+            findings.found = self.finder(text, keys.repeat_interleave(len(text) // len(keys), dim=0))
+        if self.sight is not None:
+            findings.compared = compare(self.sight, context, target)
+        return findings
 
     @torch.no_grad()
     def shows(self, start: Tensor, condition: dict) -> float:
@@ -85,8 +95,7 @@ class WayMixin:
                 findings.start_seen = self.sight(latents[:, :, :1])
         if cache is not None and cache.frames is not None:
             if findings.start is None:
-                self._place_start(states[:, :first], latents[:, :, :1], cache, findings)
-            # The start's own tokens are left alone: the guess above was made from them, and is taught on them.
+                self._place_start(latents[:, :, :1], cache, findings)
             moving = states[:, first:]
             if self.painter is not None:
                 moving = moving + self.painter.tell_shared(findings.shared[:, None])[:, None].type_as(states)
@@ -95,10 +104,7 @@ class WayMixin:
                 moving = moving + self.finder.place(findings.found, points, findings.start[:, 0, -1]).type_as(states)
             states = torch.cat([states[:, :first], moving], dim=1)
         findings.target_numbers = self.localizer(states, count)
-        placed = pose_matrix(findings.target_numbers.detach())
-        if findings.start is not None:
-            placed = torch.cat([findings.start, placed[:, 1:]], dim=1)
-        placed = smooth(placed)
+        placed = self._from_start(pose_matrix(findings.target_numbers.detach()), findings)
         if points is not None:
             found = findings.found.detach()
             sure = 1 - found.softmax(dim=1)[:, 0]
@@ -108,14 +114,24 @@ class WayMixin:
         findings.target_poses = self.localizer.way(placed)
         return states
 
+    def _from_start(self, planned: Tensor, findings: Findings) -> Tensor:
+        """The way (B*M, T, 4, 4, 4) that the head's poses mean: they go on from the start frame.
+
+        Where that stands sight says, or else the head; without a context it stands at the identity.
+        """
+        start = planned[:, :1] if self.sight is None else findings.start
+        if start is None:
+            start = torch.eye(4, device=planned.device).expand_as(planned[:, :1])
+        with torch.autocast(planned.device.type, enabled=False):
+            return smooth(torch.cat([start, start[:, :, -1:] @ planned[:, 1:]], dim=1))
+
     @torch.no_grad()
-    def _place_start(self, states: Tensor, latents: Tensor, cache: ContextCache, findings: Findings) -> None:
-        """Where start frames stand, from their tokens (B*M, S, D) and latents (B*M, C, 1, h, w), into ``findings``."""
-        guess = pose_matrix(self.localizer(states, 1))
+    def _place_start(self, latents: Tensor, cache: ContextCache, findings: Findings) -> None:
+        """Where start frames stand, from their latents (B*M, C, 1, h, w), into ``findings``."""
         told = self.localizer.told.target
-        told = None if told is None else told[:, :1].expand_as(guess)
+        told = None if told is None else told[:, :1]
         findings.start, findings.shared = place_start(
-            self.sight, latents, findings.start_seen, cache.frames, guess, told, quick=self.training
+            self.sight, latents, findings.start_seen, cache.frames, told, quick=self.training
         )
 
     @torch.no_grad()

@@ -110,12 +110,12 @@ class RoomStream:
 
     @staticmethod
     def for_locating(preset: Preset) -> Preset:
-        """A preset whose rooms serve localizer, sight and finder: more of them, start frames, and things to look for.
+        """A preset whose rooms serve sight and finder: more of them, start frames, and things to look for.
 
-        The targets are start frames alone.
+        The targets are start frames alone, and of a latent's frames the last stands for all.
         """
         targets, contexts = preset.locate_targets, preset.locate_contexts
-        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets)
+        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets, only_last=True)
         return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
     def task(self, step: int) -> RoomTask:

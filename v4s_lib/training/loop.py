@@ -26,12 +26,11 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
-from v4s_lib.training.weights import drawing_keys, initial_model, initial_weights
+from v4s_lib.training.weights import initial_model, initial_weights
 
 # Fields of a preset that a resumed run may change; all others decide what is learnt.
 FREE = (
     "adamw_lr",
-    "locating_share",
     "compile",
     "validate_every",
     "validation_rooms",
@@ -44,16 +43,9 @@ FREE = (
 
 
 def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
-    """AdamW for every parameter, in two groups: those that draw, and those that locate, if there are any."""
-    drawing = drawing_keys(model.config)
-    groups = [[], []]
-    for name, parameter in model.named_parameters():
-        groups[model.localizer is not None and not name.startswith(drawing)].append(parameter)
+    """AdamW for every parameter."""
     return torch.optim.AdamW(
-        [{"params": group} for group in groups],
-        lr=preset.adamw_lr,
-        betas=(0.9, 0.98),
-        weight_decay=preset.weight_decay,
+        model.parameters(), lr=preset.adamw_lr, betas=(0.9, 0.98), weight_decay=preset.weight_decay
     )
 
 
@@ -105,7 +97,7 @@ def train(
     if minutes is not None and not minutes > 0:
         raise ValueError(f"expected to train for more than 0 minutes, got {minutes:g}: ask for some, or for steps")
     ends = math.inf if minutes is None else time.perf_counter() + 60 * minutes
-    # The steps that teach the localizer alone leave the later blocks without gradients.
+    # The steps that teach to locate leave what draws without gradients, and those that draw leave sight.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=precision(preset.mixed_precision), kwargs_handlers=[unused])
     with Interrupt() as interrupt, fast_attention(accelerator):
@@ -167,7 +159,7 @@ class Run:
 
     @property
     def locating(self) -> bool:
-        """Whether the next step teaches localizer, sight and finder alone."""
+        """Whether the next step teaches sight and finder alone."""
         return self.step < self.preset.locate_steps
 
     def rooms(self) -> Sample:
@@ -180,15 +172,14 @@ class Run:
         with self.accelerator.autocast():
             if self.locating:
                 return locating_loss(self.model, sample, self.preset.loss)
-            return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.true_poses())
+            return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.told_share())
 
     def update(self) -> dict[str, float]:
         """Let optimizer and average follow the gradients, which ends the step; returns what the log says of it."""
         share = learning_rate(self.step, self.preset)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        draws, locates = self.optimizer.param_groups
-        draws["lr"] = self.preset.adamw_lr * share
-        locates["lr"] = draws["lr"] if self.locating else draws["lr"] * self.preset.locating_share
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.preset.adamw_lr * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())
@@ -199,7 +190,7 @@ class Run:
         """For each statement, whether any process makes it: all of them have to stop at the same step."""
         return self.accelerator.gather(torch.tensor([said], device=self.accelerator.device)).any(dim=0).tolist()
 
-    def true_poses(self) -> float:
+    def told_share(self) -> float:
         """How likely the next step, one that draws, is told true poses."""
         first, last = self.preset.told_poses
         done = (self.step - self.preset.locate_steps) / (self.preset.steps - self.preset.locate_steps)

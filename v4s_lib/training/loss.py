@@ -93,7 +93,7 @@ def teacher_forcing(model, told: Told) -> Iterator[None]:
 def localization_loss(
     findings: Findings, sample: Sample, no_context: Tensor, no_path: Tensor, elsewhere: Tensor | None = None
 ) -> Tensor:
-    """Mean squared error of what the localizer predicts: the contexts' poses, the start frames', and planned paths.
+    """Mean squared error of what the localizer predicts: planned paths and, in a model without sight, where it starts.
 
     Args:
         findings: what is predicted; no context has no poses.
@@ -102,13 +102,14 @@ def localization_loss(
         no_path: (S*M,) which targets have to plan; the others' moving poses follow from their path and do not count.
         elsewhere: (S,) which contexts are of another room than their targets, which stand nowhere in it.
     """
-    truth = pose_numbers(sample.target_poses(no_context))
+    path = torch.cat([sample.target_poses(no_context)[:, :1], sample.camera_path[:, 1:]], dim=1)
+    truth = pose_numbers(path)
     error = (findings.target_numbers - truth).square().mean(dim=(2, 3, 4))
     if elsewhere is not None:
         error = error * ~elsewhere.repeat_interleave(len(error) // len(elsewhere))[:, None]
-    loss = error[:, 0].mean()
-    if error.shape[1] > 1:
-        loss = loss + (error[:, 1:].mean(dim=1) * no_path).mean()
+    loss = (error[:, 1:].mean(dim=1) * no_path).mean()
+    if findings.start_seen is None:  # otherwise sight says where start frames stand
+        loss = loss + error[:, 0].mean()
     if findings.context_numbers is not None:
         error = (findings.context_numbers - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
         loss = loss + (error * ~no_context).mean()
@@ -128,7 +129,7 @@ def finding_loss(logits: Tensor, shown: Tensor, counted: Tensor) -> Tensor:
 
 
 def locating_loss(model, sample: Sample, config: LossConfig) -> Tensor:
-    """The loss of the steps that teach localizer, sight and finder alone; targets are start frames."""
+    """The loss of the steps that teach sight and finder alone; targets are start frames."""
     settings = _part(model, "config")
     findings = model(
         sample.target_latents,
@@ -137,18 +138,15 @@ def locating_loss(model, sample: Sample, config: LossConfig) -> Tensor:
         sample.context_latents,
         sample.context_time_index,
         words=sample.words if settings.vocabulary else None,
-        only_findings=True,
+        only_seen=True,
     )
-    none = torch.zeros(len(sample.context_latents), dtype=torch.bool, device=sample.context_latents.device)
-    loss = localization_loss(findings, sample, none, ~sample.has_path)
+    context = (sample.context_depth, sample.context_poses[:, :, -1])
+    start = (sample.start_depth[:, None], sample.start_pose[:, None])
+    loss = places_loss(findings.compared, context, start, settings.horizontal_fov)
     if findings.found is not None:
         heard = torch.ones(len(sample.shown), dtype=torch.bool, device=sample.shown.device)
         loss = loss + config.finding * finding_loss(findings.found, sample.shown, heard)
-    if findings.compared is None:
-        return loss
-    context = (sample.context_depth, sample.context_poses[:, :, -1])
-    start = (sample.start_depth[:, None], sample.start_pose[:, None])
-    return loss + places_loss(findings.compared, context, start, settings.horizontal_fov)
+    return loss
 
 
 def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class Preset:
     first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
     first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
     ramp_steps: int  # optimizer steps over which both grow to the task's
-    locate_steps: int  # first of the steps, that teach localizer, sight and finder alone: where before what
+    locate_steps: int  # first of the steps, that teach sight and finder alone: where before what
     told_poses: tuple[float, float]  # share of the other steps that are told true poses: of the first, of the last
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
@@ -35,7 +35,6 @@ class Preset:
     draw_anew: bool = False  # keep of weights to start from what locates; the rest comes from the seed
     loss: LossConfig = field(default_factory=LossConfig)
     adamw_lr: float = 3e-3
-    locating_share: float = 1 / 3  # of that rate, in the steps that draw, for what was taught to locate before
     weight_decay: float = 0.01
     warmup: int = 50  # steps
     cooldown: float = 0.5  # last share of the steps that locate, and of those that draw: the rate falls to zero

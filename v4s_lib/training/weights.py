@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from v4s_lib.data.manifests import MANIFESTS, shipped_folder
@@ -66,18 +65,12 @@ def shipped_box_drawer(preset: str) -> BoxDrawer | None:
 
 
 POSES = "pose_adapter."  # the beginning of its weights' names
-# What the steps that teach to locate leave as it was; of the blocks those after the localizer, too.
-DRAWS = (POSES, "localizer.carry", "localizer.adapter", "finder.tell_place", "painter.", "proj_out.", "scale_shift")
+# What the steps that teach to locate teach; all else draws.
+LOCATES = ("sight.", "finder.see.", "finder.nothing", "finder.attend.", "finder.query.", "word_embedding.")
 DIFFER = ("pose_encoding",)  # may differ: another encoding of the path has its own adapter
 DIFFER_ANEW = ("context_blocks",)  # may differ where drawing is learnt anew: no weights of its own
 # What a model can learn when it knows all else.
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
-
-
-def drawing_keys(config: FrozenDict) -> tuple[str, ...]:
-    """How the names of those of a transformer's weights begin that draw; all others locate, or serve both."""
-    later = range(config.localize_after or 0, config.num_layers)
-    return (*DRAWS, *(f"blocks.{number}." for number in later))
 
 
 def initial_model(preset: Preset, weights: dict[str, Tensor]) -> ContextVideoTransformer:
@@ -105,7 +98,8 @@ def initial_weights(preset: Preset, folder: Path) -> dict[str, Tensor]:
             f"expected in {folder} a model with the {', '.join(differing)} of preset {preset.name}, got another: "
             "start from another model or change the preset"
         )
-    anew = () if wanted["pose_encoding"] == donor.config.pose_encoding else (POSES,)
+    kept = donor.state_dict()
     if preset.draw_anew:
-        anew = drawing_keys(donor.config)
-    return {name: value for name, value in donor.state_dict().items() if not name.startswith(anew)}
+        return {name: value for name, value in kept.items() if name.startswith(LOCATES)}
+    anew = () if wanted["pose_encoding"] == donor.config.pose_encoding else (POSES,)
+    return {name: value for name, value in kept.items() if not name.startswith(anew)}

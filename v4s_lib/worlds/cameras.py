@@ -83,6 +83,15 @@ def turning(vector: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(cross_matrix(vector))
 
 
+def rotation_vector(rotation: Tensor) -> Tensor:
+    """The vector (..., 3) by which ``turning`` gives ``rotation`` (..., 3, 3), of less than half a turn."""
+    skew = (rotation - rotation.transpose(-1, -2)) / 2
+    axis = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], dim=-1)
+    sine = axis.norm(dim=-1, keepdim=True)
+    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(dim=-1, keepdim=True) - 1) / 2
+    return torch.where(sine > 1e-6, torch.atan2(sine, cosine) / sine.clamp(min=1e-6), 1.0) * axis
+
+
 def inverse(c2w: Tensor) -> Tensor:
     """Inverse of rigid matrices (..., 4, 4), exact where a general inverse is not."""
     rotation = c2w[..., :3, :3].transpose(-1, -2)
