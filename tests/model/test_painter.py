@@ -146,6 +146,6 @@ def test_a_context_of_noise_neither_aims_the_plan_nor_shares_the_start(painting,
 
 
 def test_what_is_learnt_before_drawing_includes_the_finder(painting, inputs):
-    findings = painting(**inputs, words=torch.tensor([[2, 1, 0], [3, 1, 0]] * 2), only_findings=True)
+    findings = painting(**inputs, words=torch.tensor([[2, 1, 0], [3, 1, 0]] * 2), only_seen=True)
     findings.found.logsumexp(dim=1).sum().backward()
     assert all(parameter.grad is not None for parameter in painting.finder.see.parameters())

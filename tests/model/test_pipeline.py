@@ -561,13 +561,13 @@ def test_a_model_without_a_vocabulary_takes_no_instruction(make, inputs):
 
 
 def test_a_planned_path_is_followed_as_if_it_had_been_given(make, inputs, make_path):
-    """A head that says where every frame stands, whatever it sees: the plan is that path, smoothed, from its start."""
+    """A head that says the same of every latent, whatever it sees: the plan goes there from the start, smoothed."""
     pipeline, c2w = make(**READS, localize_after=1), make_path(1, 4, seed=5)[0]
     head = pipeline.transformer.localizer.pose
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(pose_numbers(c2w).flatten())
-    way = smooth(c2w.expand(1, 3, -1, -1, -1))[0].flatten(0, 1)
+    way = smooth(torch.stack([c2w, c2w[-1] @ c2w, c2w[-1] @ c2w])[None])[0].flatten(0, 1)
     path = way[3:].expand(2, -1, -1, -1)  # the start frame is its latent's last
     output = pipeline(**inputs | {"camera_path": None}, instruction="a red ball", num_frames=9)
     planned = output.frames

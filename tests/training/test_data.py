@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from v4s_lib.data.rooms import make_rooms
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.data import RoomStream, draw_sample, step_seed, time_indices
 from v4s_lib.training.loss import Sample
@@ -137,3 +138,14 @@ def test_poses_for_a_localizer_stand_in_the_axes_of_the_last_context_frame(strea
 def test_contexts_must_be_a_multiple_of_reuse():
     with pytest.raises(ValueError, match="^expected contexts to be a multiple of reuse, got 3 and 2"):
         RoomStream(replace(SMOKE, contexts=3), 0, "cpu")
+
+
+def test_to_locate_the_last_frame_of_a_latent_stands_for_all_four():
+    """The rooms are the same, so the last frames and their depths are, too."""
+    locating = RoomStream.for_locating(SMOKE).task
+    assert locating.only_last
+    short, whole = (make_rooms([3, 4], replace(locating, only_last=last), 2) for last in (True, False))
+    for name in ("scan_depth", "scan_c2w", "target_frames"):
+        assert torch.equal(getattr(short, name), getattr(whole, name)), name
+    assert torch.equal(short.scan_frames, whole.scan_frames[:, :, -1:].expand_as(short.scan_frames))
+    assert (short.scan_frames - whole.scan_frames).abs().max() > 1e-2

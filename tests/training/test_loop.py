@@ -21,7 +21,7 @@ from v4s_lib.training.__main__ import main
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.loop import learning_rate, make_optimizer, train
 from v4s_lib.training.presets import SMOKE, get_preset
-from v4s_lib.training.weights import drawing_keys, load_pipeline
+from v4s_lib.training.weights import load_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = replace(SMOKE, steps=6, validate_every=100, validation_rooms=1)
@@ -212,20 +212,6 @@ def test_the_optimizer_takes_every_parameter():
     model = ContextVideoTransformer(**SMOKE.model)
     taken = [id(p) for group in make_optimizer(model, SMOKE).param_groups for p in group["params"]]
     assert sorted(taken) == sorted(id(p) for p in model.parameters())
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_what_locates_learns_at_a_share_of_the_rate_once_it_draws(half, share):
-    """A share of nothing leaves it as it was; and half of it does not."""
-    preset = replace(PRESET, locating_share=share)
-    place = latest_checkpoint(half / "checkpoints")
-    before = load_file(place / "model.safetensors")
-    run(half, preset=preset)
-    after = load_file(latest_checkpoint(half / "checkpoints") / "model.safetensors")
-    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
-    drawing = {key for key in after if key.startswith(drawing_keys(ContextVideoTransformer(**SMOKE.model).config))}
-    assert {"proj_out.weight", "painter.change.bias"} <= changed
-    assert changed <= drawing if share == 0 else {"finder.nothing", "localizer.pose.bias"} <= changed
 
 
 def test_smoke_trains_from_the_command_line_without_context(tmp_path, capsys):

@@ -12,7 +12,9 @@ from v4s_lib.worlds.cameras import (
     inverse,
     pose,
     rotation_angle,
+    rotation_vector,
     translation_distance,
+    turning,
 )
 
 
@@ -92,3 +94,9 @@ def test_matrices_that_are_not_rigid_are_refused():
         check_rigid(torch.full((1, 4, 4), float("nan")), "path")
     with pytest.raises(ValueError, match=r"expected path to end in shape \(4, 4\), got \(3, 4\)"):
         check_rigid(torch.eye(4)[:3], "path")
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-4, 1.0, 90.0, 179.0])
+def test_a_rotation_gives_back_its_vector(degrees):
+    vector = torch.nn.functional.normalize(torch.tensor([[1.0, -2, 0.5], [0, 0, 1]]), dim=-1) * math.radians(degrees)
+    torch.testing.assert_close(rotation_vector(turning(vector)), vector, atol=1e-4, rtol=0)
