@@ -12,7 +12,7 @@ from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, between, c
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.places import on_the_way, place_context, place_start
 from v4s_lib.model.sight import KEY, LEAST_CELL, Seen, Sight
-from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle
+from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle, turning
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 FINDS = {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
@@ -41,7 +41,7 @@ def true_pairs(c2w: torch.Tensor, count: int = 400, seed: int = 5) -> Pairs:
     return Pairs(*sides, of_one, of_other, torch.ones(rooms, count))
 
 
-@pytest.mark.parametrize(("wrong", "turn", "shift"), [(0.0, 0.1, 0.01), (0.3, 2, 0.2)])
+@pytest.mark.parametrize(("wrong", "turn", "shift"), [(0.0, 0.5, 0.03), (0.3, 2, 0.2)])
 def test_frames_are_placed_by_what_they_share_without_a_guess(make_path, wrong, turn, shift):
     """Each is paired with its neighbours alone, so that the first is reached by way of all others."""
     truth = make_path(2, 5)
@@ -67,6 +67,22 @@ def test_a_chain_takes_the_way_for_which_most_speaks(make_path):
     for weight, home in ((0.02, True), (1.0, False)):
         found = chain(replace(pairs, weight=torch.where(direct, weight, 1.0)), 3)
         assert (errors(found, truth)[1] < 0.05) == home
+
+
+def test_a_strip_of_points_does_not_turn_a_frame_about_it(monkeypatch):
+    """20 times, its depths off by a tenth: half a turn about it fits as well, but frames stand near each other."""
+    height = torch.linspace(-1, 1, 60)
+    strip = torch.stack([torch.full_like(height, 0.5), height, torch.full_like(height, 2.0)], dim=-1)
+    turn = turning(torch.tensor([0.0, 1.0, 0.0]))
+    places = (strip * (1 + 0.1 * randn(20, 60, 1, seed=1)), strip @ turn.T * (1 + 0.1 * randn(20, 60, 1, seed=2)))
+    of = torch.zeros(20, 60, dtype=torch.long)
+    pairs = Pairs(*(Points(place, torch.full((20, 60), 0.1)) for place in places), of, of, torch.ones(20, 60))
+    truth, worst = torch.eye(4), []
+    truth[:3, :3] = turn
+    for near in (alignment.NEAR, 1e6):
+        monkeypatch.setattr(alignment, "NEAR", near)
+        worst.append(rotation_angle(between(pairs, 1, 1)[0][:, 0, 0], truth).max())
+    assert worst[0] < 10 and worst[1] > 90
 
 
 def test_between_frames_that_share_nothing_nothing_speaks_for_a_pose(make_path):

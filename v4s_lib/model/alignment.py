@@ -21,6 +21,7 @@ DOUBT = 2.0  # standard deviations in a mean absolute error of the depth, and so
 DEPTHS, DOUBTS = (0.05, 50.0), (0.01, 1.0)  # metres, and relative errors, that are believed
 LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
 GUESS = (0.4, 0.6)  # standard deviations of the first guess: radians, metres
+NEAR = 0.2  # of the points' distance, by which two frames that share them may well stand apart
 ROUNDS = 3  # in which two frames' wrong pairs are let go
 CAUTION = 0.5  # power of the weight that makes a step of a chain shorter: 0.5 adds up standard deviations
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
@@ -127,20 +128,26 @@ def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
         return values.gather(1, both.view(rooms, count, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
     sides = (pairs.one, pairs.other)
-    variance = sum((ACROSS**2 + side.doubt**2) * side.place.square().sum(dim=-1) for side in sides)
-    trust = torch.ones_like(variance)
+    distance = [side.place.norm(dim=-1) for side in sides]
+    variance = sum((ACROSS**2 + side.doubt**2) * far**2 for side, far in zip(sides, distance, strict=True))
+    trust, variance = torch.ones_like(variance), variance.clamp(min=1e-9)
     for _ in range(ROUNDS):
-        weight = (pairs.weight * trust / variance.clamp(min=1e-9))[..., None]
-        whole = total(weight).clamp(min=1e-9)
+        weight = (pairs.weight * trust / variance)[..., None]
+        told = total(weight).clamp(min=1e-9)
+        # A strip of points leaves open how far one turns about it. Frames that share a place stand near each other: so
+        # their centres count as a pair, too, which is as far apart as a share of how far away the points are.
+        near = (NEAR * total(weight * sum(distance)[..., None] / 2) / told).clamp(min=1e-3) ** -2
+        whole = told + near
         middles = [total(weight * side.place) / whole for side in sides]
         one, other = (side.place - of_pairs(middle) for side, middle in zip(sides, middles, strict=True))
-        spread = total(weight[..., None] * other[..., None] * one[..., None, :]) / whole[..., None]
+        spread = total(weight[..., None] * other[..., None] * one[..., None, :])
+        spread = (spread + near[..., None] * middles[1][..., None] * middles[0][..., None, :]) / whole[..., None]
         left, _, right = torch.linalg.svd(spread.nan_to_num())  # it raises at what is not finite
         left = torch.cat([left[..., :2], left[..., 2:] * torch.linalg.det(left @ right)[..., None, None]], dim=-1)
         turn = left @ right
         shift = middles[1] - (turn @ middles[0][..., None])[..., 0]
         apart = (of_pairs(turn) @ pairs.one.place[..., None])[..., 0] + of_pairs(shift) - pairs.other.place
-        trust = 1 / (1 + apart.square().sum(dim=-1) / (variance.clamp(min=1e-9) * LOOSE**2)) ** 2
+        trust = 1 / (1 + apart.square().sum(dim=-1) / (variance * LOOSE**2)) ** 2
     top = torch.cat([turn, shift[..., None]], dim=-1)
     c2w = torch.cat([top, top.new_tensor([0.0, 0, 0, 1]).expand(*top.shape[:-2], 1, 4)], dim=-2)
     return tuple(value.unflatten(1, (ones, others)) for value in (c2w, total(pairs.weight * trust)))
