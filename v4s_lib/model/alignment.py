@@ -23,7 +23,7 @@ LOOSE = 3.0  # standard deviations at which a pair of points begins to be let go
 GUESS = (0.4, 0.6)  # standard deviations of the first guess: radians, metres
 NEAR = 0.2  # of the points' distance, by which two frames that share them may well stand apart
 ROUNDS = 3  # in which two frames' wrong pairs are let go
-CAUTION = 0.5  # power of the weight that makes a step of a chain shorter: 0.5 adds up standard deviations
+CAUTION = 0.5  # power of the weight that makes a step of a chain shorter: the more, the more weak steps are shunned
 NEIGHBOURS = 2  # frames in which a cell is looked for: those that most likely show its place
 STEPS = 8  # Gauss-Newton steps
 AT_ONCE = 8  # frames whose cells are looked for at a time: of all pairs of cells of a long video no memory holds enough
@@ -107,25 +107,25 @@ def _pair_some(sight: Sight, looking: Seen, shown: Seen, other: Points, allowed:
     return Pairs(one, met, of_one, frame.flatten(1, 2), weight.flatten(1, 2)), likely.sum(dim=(-1, -2))
 
 
-def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
+def between(pairs: Pairs, looking: int, shown: int) -> tuple[Tensor, Tensor]:
     """Where each of A frames stands in the axes of each of P others, by the pairs of those two alone.
 
     Args:
         pairs: of them, in R rooms.
-        ones, others: A and P.
+        looking, shown: A and P: ``one`` is of the frames looking, ``other`` of those shown.
 
     Returns:
         rigid poses (R, A, P, 4, 4), and how much speaks for each (R, A, P): the weight of the pairs that agree.
     """
     rooms, count = pairs.weight.shape
-    both = pairs.of_one * others + pairs.of_other  # a number for each two frames
+    two = pairs.of_one * shown + pairs.of_other  # a number for each two frames
 
     def total(values: Tensor) -> Tensor:
-        index = both.view(rooms, count, *[1] * (values.ndim - 2)).expand_as(values)
-        return values.new_zeros(rooms, ones * others, *values.shape[2:]).scatter_add_(1, index, values)
+        index = two.view(rooms, count, *[1] * (values.ndim - 2)).expand_as(values)
+        return values.new_zeros(rooms, looking * shown, *values.shape[2:]).scatter_add_(1, index, values)
 
     def of_pairs(values: Tensor) -> Tensor:
-        return values.gather(1, both.view(rooms, count, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+        return values.gather(1, two.view(rooms, count, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
     sides = (pairs.one, pairs.other)
     distance = [side.place.norm(dim=-1) for side in sides]
@@ -150,7 +150,7 @@ def between(pairs: Pairs, ones: int, others: int) -> tuple[Tensor, Tensor]:
         trust = 1 / (1 + apart.square().sum(dim=-1) / (variance * LOOSE**2)) ** 2
     top = torch.cat([turn, shift[..., None]], dim=-1)
     c2w = torch.cat([top, top.new_tensor([0.0, 0, 0, 1]).expand(*top.shape[:-2], 1, 4)], dim=-2)
-    return tuple(value.unflatten(1, (ones, others)) for value in (c2w, total(pairs.weight * trust)))
+    return tuple(value.unflatten(1, (looking, shown)) for value in (c2w, total(pairs.weight * trust)))
 
 
 def chain(pairs: Pairs, count: int) -> Tensor:
@@ -170,11 +170,11 @@ def chain(pairs: Pairs, count: int) -> Tensor:
     for _ in range(count):
         nearest = far.masked_fill(done, torch.inf).argmin(dim=1)
         done[rooms, nearest] = True
-        way = far[rooms, nearest][:, None] + length[rooms, :, nearest]
-        nearer = (way < far) & ~done
+        longer = far[rooms, nearest][:, None] + length[rooms, :, nearest]
+        nearer = (longer < far) & ~done
         along = poses[rooms, nearest][:, None] @ c2w[rooms, :, nearest]
         poses = torch.where(nearer[..., None, None], along, poses)
-        far = torch.where(nearer, way, far)
+        far = torch.where(nearer, longer, far)
     return poses
 
 

@@ -37,7 +37,7 @@ class Located:
 def stretches(time_index: Tensor, longest: int) -> list[slice]:
     """Stretches of a context that each span ``longest`` latents of its scan at most, the newest first.
 
-    The blocks before the localizer read the scan's clock, and training's scans are short: in a long one they are lost.
+    The blocks before the localizer have met no longer span in training, and go wrong in one.
     ``time_index`` (B, T) is of the context.
     """
     found, end = [], time_index.shape[1]
