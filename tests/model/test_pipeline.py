@@ -139,7 +139,7 @@ def test_start_frames_are_placed_once_a_branch_and_views_once_where_the_path_is_
     assert torch.equal(pipeline(**inputs).frames, alone)
 
 
-def test_a_planned_path_starts_where_the_plan_put_the_start_frame(make, inputs, monkeypatch):
+def test_a_start_frame_is_placed_once_for_its_plan_and_its_clip(make, inputs, monkeypatch):
     starts, own = [], way.place_start
     monkeypatch.setattr(way, "place_start", lambda *given, **more: starts.append(own(*given, **more)) or starts[-1])
     pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)

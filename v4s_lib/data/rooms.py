@@ -39,9 +39,7 @@ class RoomTask:
     tilt: float = 0.0  # degrees by which a training scan looks up or down as a whole, at most; see data/augment.py
     lift: float = 0.0  # metres by which it is raised or lowered, at most
     hidden: float = 0.0  # share of a training scan's latents with something close before the lens
-    only_last: bool = (
-        False  # of a scan's latents render the last frame alone, four times: sight and finder see no other
-    )
+    only_last: bool = False  # render each scan latent's last frame alone, four times: sight and finder see no other
     without: tuple[str, ...] = ()  # labels of objects that no training room holds (claim D2)
     lighting: float = 0.0  # standard deviation of the logarithm of a training scan's exposure, latent by latent
 
