@@ -1,13 +1,16 @@
 """The diagnosis measures what it says, at `smoke` and on poses whose errors are known."""
 
+import math
+
 import pytest
 import torch
 
 from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.evaluation.baselines import posed
 from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, predict
-from v4s_lib.model.localizer import pose_numbers
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import load_pipeline
+from v4s_lib.worlds.cameras import turning
 
 SMOKE = get_preset("smoke")
 
@@ -17,23 +20,20 @@ def pipeline():
     return load_pipeline("smoke")
 
 
-def test_a_head_that_knows_the_start_has_no_error_there(pipeline):
-    """A constant head that says where the start frame stands is right about it and wrong about the context.
-
-    Sight is told that nothing is alike, so that it corrects nothing; pixels still move a frame a little. An untrained
-    finder would find something in the navigation sentence, too, and have the plan made level.
-    """
-    pipeline.transformer.finder = None
+def test_errors_are_of_the_poses_that_are_gone_by(pipeline):
+    """Told where its frames stand, but for a start frame 0.3 m beside and a context turned by 20 degrees."""
     episode = navigation_episode("validation", 0, SMOKE.task)
     found = predict(pipeline, episode, None, SMOKE)
-    head = pipeline.transformer.localizer.pose
-    with torch.no_grad():
-        pipeline.transformer.sight.nothing.fill_(50.0)
-        head.weight.zero_()
-        head.bias.copy_(pose_numbers(found["to_axes"] @ episode.target_c2w[0]).flatten().repeat(4))
-    measures = diagnose_navigation(pipeline, SMOKE, 0)
-    assert measures["start, rotation (deg)"] < 1 and measures["start, translation (m)"] < 0.05
-    assert measures["context, rotation (deg)"] > 5
+    context = found["to_axes"] @ episode.scan_c2w[found["frames"]]
+    context[..., :3, :3] = context[..., :3, :3] @ turning(torch.tensor([0.0, math.radians(20), 0.0]))
+    start = found["to_axes"] @ episode.target_c2w[0]
+    start[0, 3] += 0.3
+    with posed(pipeline.transformer, (context[None], start.expand(1, *found["target"].shape))):
+        measures = diagnose_navigation(pipeline, SMOKE, 0)
+    assert measures["start, rotation (deg)"] < 0.1
+    assert measures["start, translation (m)"] == pytest.approx(0.3, abs=1e-4)
+    assert measures["context, rotation (deg)"] == pytest.approx(20, abs=0.1)
+    assert measures["context, translation (m)"] < 1e-4
 
 
 def test_shapes_and_the_start_frame(pipeline):

@@ -27,7 +27,7 @@ def differing(name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def init(tmp_path_factory) -> Path:
-    """Random weights of ``smoke`` in which nothing is left at zero but the pose adapter, as after the locate steps."""
+    """Random weights of ``smoke`` in which nothing is left at zero but the pose adapter."""
     torch.manual_seed(0)
     model = ContextVideoTransformer(**SMOKE.model)
     with torch.no_grad():

@@ -79,7 +79,7 @@ def test_the_curriculum_grows_by_step_to_the_task():
     assert stream.task(5000) == preset.task
 
 
-def test_rooms_for_the_localizer_hold_start_frames_alone():
+def test_rooms_to_locate_in_hold_start_frames_alone():
     preset = RoomStream.for_locating(SMOKE)
     sample = RoomStream(preset, 0, "cpu").sample(0)
     assert len(sample.context_latents) == SMOKE.locate_contexts
@@ -123,7 +123,7 @@ def test_targets_stay_with_their_context_path_and_room(stream):
         assert torch.equal(batch.time_index[0, found].diff(), sample.context_time_index[row].diff())
 
 
-def test_poses_for_a_localizer_stand_in_the_axes_of_the_last_context_frame(stream):
+def test_context_poses_stand_in_the_axes_of_the_last_context_frame(stream):
     sample = draw(stream, 7)
     last = sample.context_poses[:, -1, -1]
     torch.testing.assert_close(last, torch.eye(4).expand_as(last), **CLOSE)

@@ -27,6 +27,7 @@ def test_parts_are_timed_and_operations_counted():
     embedding = 2 * 2 * latents * rows * columns * model["in_channels"] * width
     assert embedding < row.flops < 200 * embedding
     assert count_flops(SMOKE, "locate") < row.flops
+    assert count_flops(SMOKE, "draw, told where") < row.flops == count_flops(SMOKE, "draw")
 
 
 def test_a_matrix_product_is_timed():

@@ -53,7 +53,7 @@ def nearest_true_pose(
 
 
 def true_poses(scan_c2w: Tensor, context_index: Tensor, start: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-    """Where everything stands, in the axes of the last context frame, as a localizer is to predict it.
+    """Where everything stands, in the axes of the last context frame, as later blocks are told it.
 
     Args:
         scan_c2w: (F, 4, 4) of the scan's frames.

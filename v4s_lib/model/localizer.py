@@ -1,10 +1,10 @@
 """An optional part that tells a one-way model's later blocks where frames stand, and plans paths. Not in the paper.
 
-After some blocks a small head predicts, from a latent's tokens alone, the pose of each of its four frames relative to
-the last context latent's last frame. For the moving latents of a target that was given words and no path, that is
-planning where to go; for the context it is finding where it was taken, where the model has no sight, which does it
-better (see ``places``). Poses, turned into rays, are added to the tokens of the later blocks. The head is taught with
-true poses in training; at sampling the model gets nothing but video.
+After some blocks a small head predicts, from a latent's tokens alone, the pose of each of its four frames. For the
+moving latents of a target that was given words and no path, that is planning where to go, from the start frame. For the
+context and the start frame it is finding where they stand, in the axes of the last context frame; it is asked that
+where the model has no sight, which does it better (see ``places``). Poses, turned into rays, are added to the tokens of
+the later blocks. The head is taught with true poses in training; at sampling the model gets nothing but video.
 Source: our choice, after prototypes in which localising was the bottleneck.
 """
 

@@ -4,7 +4,7 @@ A cell is some 7 degrees wide, so cells alone tell where a frame stands to a few
 the room by its depth, should have its colour in every other frame that shows it: where it has another, the slope of the
 picture tells which way the poses are off. A few Gauss-Newton steps follow it, first on blurred pictures, whose slopes
 reach farther. Colours are compared as logarithms, and what all pixels of a pair of frames share is taken out: so the
-exposure may differ. Nothing is learnt; depths stay as sight gave them (letting them move gained nothing, model card).
+exposure may differ. Nothing is learnt; depths stay as they are given (letting them move gained nothing, model card).
 Source: direct sparse odometry (Engel et al., arXiv 1607.02565), without its depths; the numbers are our choice, on
 validation rooms.
 """
@@ -37,7 +37,7 @@ class Effort:
 
 
 USUAL = Effort()
-QUICK = Effort((0.25, 0.125))  # in training, and for a first guess
+QUICK = Effort((0.25, 0.125))  # in training
 CLOSE = Effort(neighbours=15, compared=4)  # of a start frame, on whose pose a whole clip rests
 
 

@@ -37,7 +37,7 @@ def draw_sample(
         seeks = torch.tensor([sentence != NAVIGATION for sentence in said])
         has_path = ~seeks | (torch.rand(len(said), generator=generator) < PATH_TOO)
         scan = batch.scan_c2w[:, keep]
-        to_last = inverse(scan[:, -1, -1])  # the last context frame is where a localizer's axes stand
+        to_last = inverse(scan[:, -1, -1])  # the last context frame is where the context's axes stand
         parts.append(
             Sample(
                 codec.encode_groups(batch.scan_frames[:, keep]),

@@ -47,7 +47,7 @@ class Sample:
     has_path: Tensor  # (S*M,) whether the model is told it; otherwise it has to plan one
     shown: Tensor  # (S*M, N) share of each context cell that shows the named object; teaches a finder, nothing else
     words: Tensor  # (S*M, L) of the instructions
-    context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame; teaches a localizer, nothing else
+    context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame, in training alone
     start_pose: Tensor  # (S*M, 4, 4) of the start frame, likewise
     context_depth: Tensor  # (S, P, H, W) metres, in each context latent's last frame; teaches sight, nothing else
     target_depth: Tensor  # (S*M, T, H, W) metres, in each target latent's last frame; teaches sight and consistency
@@ -75,7 +75,7 @@ def _part(model, name: str):
 
 @contextlib.contextmanager
 def teacher_forcing(model, told: Told) -> Iterator[None]:
-    """For as long as it lasts, the blocks after the localizer are told poses in place of its own.
+    """For as long as it lasts, the later blocks are told true poses, or a path, in place of what was worked out.
 
     It still predicts, and can be taught. This acts from outside: the model has no argument for context poses.
     """

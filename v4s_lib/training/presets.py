@@ -20,7 +20,7 @@ class Preset:
     name: str
     task: RoomTask  # at the end of the curriculum
     first_reach: float  # task.reach at the first step, metres: at first the camera turns and hardly walks
-    first_spread: float  # task.spread at the first step, degrees: at first the scan's clock tells where the start looks
+    first_spread: float  # task.spread at the first step, degrees: at first it looks where the scan was heading
     ramp_steps: int  # optimizer steps over which both grow to the task's
     locate_steps: int  # first of the steps, that teach sight and finder alone: where before what
     told_poses: tuple[float, float]  # share of the other steps that are told true poses: of the first, of the last

@@ -1,10 +1,10 @@
 """``python -m v4s_lib.training.utilisation --preset small``: what a training step's time goes into.
 
-There are three kinds of steps: those that teach to locate, the first that draw, which are told where frames stand, and
-the last, which work it out. The parts of a few of each are timed, the device waited for after each: rooms are rendered,
-the loss is computed, its gradients, the update. A step's operations are counted by torch, once, without compiling. The
-model FLOPs utilisation is those of loss and gradients, over the step's whole time, as a share of a peak: of a large
-matrix product, measured in turns with the steps, or of a kind of GPU (``--gpu h200``).
+There are three kinds of steps: those that teach to locate, those that draw and are told where frames stand, and those
+that work it out. The parts of a few of each are timed, the device waited for after each: rooms are rendered, the loss
+is computed, its gradients, the update. A step's operations are counted by torch, once, without compiling. The model
+FLOPs utilisation is those of loss and gradients, over the step's whole time, as a share of a peak: of a large matrix
+product, measured in turns with the steps, or of a kind of GPU (``--gpu h200``).
 """
 
 import argparse
@@ -111,11 +111,12 @@ def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
 
 
 def _begin(preset: Preset, kind: str, steps: int) -> Run:
-    """A run before the first steps of a kind, or before the last of those that draw untold; it writes nothing."""
-    preset = replace(preset, steps=max(preset.steps, preset.locate_steps + steps))
+    """A run before its first steps of a kind, of which all that draw are; it writes nothing."""
+    told = float(kind == "draw, told where")
+    preset = replace(preset, steps=max(preset.steps, preset.locate_steps + steps), told_poses=(told, told))
     with TemporaryDirectory() as folder:
         run = Run(preset, Path(folder), 0, Accelerator(mixed_precision=precision(preset.mixed_precision)), None)
-    run.step = dict(zip(KINDS, (0, preset.locate_steps, preset.steps - steps), strict=True))[kind]
+    run.step = 0 if kind == "locate" else preset.locate_steps
     return run
 
 

@@ -1,7 +1,7 @@
 """``rooms_unseen``: rooms whose objects are of kinds that no training room has (DESIGN §6).
 
 Walls, furniture, colours and places stay as they are; only what stands there has another shape. So a room and its
-unseen twin can be compared in pairs. Colours are not held out: training shows every kind in every colour.
+unseen twin can be compared in pairs. Colours are not held out: training shows each of them.
 """
 
 from dataclasses import replace
