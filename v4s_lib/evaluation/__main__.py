@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise and the context (default: 0)")
-    parser.add_argument("--samples", type=int, help="of ours an episode (default: 8 in navigation, 5 in grounding)")
+    parser.add_argument("--samples", type=int, help="of ours an episode (default: 4 in navigation, 5 in grounding)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
     parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")

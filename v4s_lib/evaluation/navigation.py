@@ -31,7 +31,7 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.training.weights import make_pipeline
 from v4s_lib.worlds.cameras import Camera
 
-MEAN_OF = 8  # samples in the rows that average before they are scored
+MEAN_OF = 4  # samples in the rows that average before they are scored
 # Single samples, whose cameras are looked for; a mean follows nothing.
 FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context", "posed", "splat_sight")
 UNITS = PICTURE_UNITS | FOLLOWING_UNITS | {"context_used": "1"}
