@@ -23,7 +23,7 @@ def pipeline():
 def test_errors_are_of_the_poses_that_are_gone_by(pipeline):
     """Told where its frames stand, but for a start frame 0.3 m beside and a context turned by 20 degrees."""
     episode = navigation_episode("validation", 0, SMOKE.task)
-    found = predict(pipeline, episode, None, SMOKE)
+    found = predict(pipeline, episode, SMOKE)
     context = found["to_axes"] @ episode.scan_c2w[found["frames"]]
     context[..., :3, :3] = context[..., :3, :3] @ turning(torch.tensor([0.0, math.radians(20), 0.0]))
     start = found["to_axes"] @ episode.target_c2w[0]
@@ -38,7 +38,7 @@ def test_errors_are_of_the_poses_that_are_gone_by(pipeline):
 
 def test_shapes_and_the_start_frame(pipeline):
     episode = navigation_episode("validation", 0, SMOKE.task)
-    found = predict(pipeline, episode, None, SMOKE)
+    found = predict(pipeline, episode, SMOKE)
     assert found["clip"].shape == episode.target.rgb.shape
     torch.testing.assert_close(found["clip"][0], episode.target.rgb[0], atol=1e-5, rtol=0)
     assert found["context"].shape == (4, 4, 4, 4) and found["target"].shape == (4, 4, 4, 4)

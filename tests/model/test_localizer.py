@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.model.drawn import randn
-from v4s_lib.model.localizer import aim, fall, place_path, pose_matrix, pose_numbers, smooth
+from v4s_lib.model.localizer import fall, place_path, pose_matrix, pose_numbers, smooth, turn_to
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle, turning
 
@@ -146,32 +146,24 @@ def level_path() -> torch.Tensor:
     return pose(position, yaw, pitch).unflatten(1, (3, 4))
 
 
-def test_a_plan_is_turned_to_look_at_what_was_found():
-    """All of the way at the end, none of it at the start, more from frame to frame; places stay; no camera rolls."""
-    planned = level_path()
-    goal = planned[:, -1, -1, :3, 3] + torch.tensor([[1.0, 2.0, 0.2], [-2.0, 0.5, 0.0]])
-    down = torch.tensor([0.0, 0, -1]).expand(2, 3)
-    aimed = aim(planned, goal, torch.ones(2), down)
-    check_rigid(aimed, "aimed poses")
-    way = torch.nn.functional.normalize(goal - aimed[:, -1, -1, :3, 3], dim=-1)
-    torch.testing.assert_close(aimed[:, -1, -1, :3, 2], way, **CLOSE)
-    torch.testing.assert_close(aimed[:, 0, 0], planned[:, 0, 0], **CLOSE)
-    assert torch.equal(aimed[..., 3], planned[..., 3])
-    torch.testing.assert_close(aimed[..., 2, 0], torch.zeros(2, 3, 4), **CLOSE)
-    turned = rotation_angle(aimed.flatten(1, 2), planned.flatten(1, 2))
-    assert (turned.diff(dim=1) > -1e-2).all() and (turned[:, -1] > 5).all()
-    assert torch.equal(aim(planned, goal, torch.full((2,), 1e-4), down), planned)
-    still = planned[:, :1, :1].expand(2, 3, 4, 4, 4)
-    torch.testing.assert_close(aim(still, goal, torch.ones(2), down), still, atol=1e-2, rtol=0)
-
-
-def test_a_plan_that_rolls_is_made_level():
-    """All frames look where they looked, the start's too, with the horizon level; without a goal they stay."""
-    level, roll, down = level_path(), torch.eye(4), torch.tensor([0.0, 0, -1]).expand(2, 3)
+def test_a_camera_turns_to_a_place():
+    """The shorter way round, level, from rest to rest, on the spot; the last frame looks at it. One starts rolled."""
+    start, down = level_path()[:, 0, 0], torch.tensor([0.0, 0, -1]).expand(2, 3)
+    roll = torch.eye(4)
     roll[:3, :3] = turning(torch.tensor([0.0, 0, 0.2]))
-    goal = level[:, -1, -1, :3, 3] + 2 * level[:, -1, -1, :3, 2]  # where it looks already
-    torch.testing.assert_close(aim(level @ roll, goal, torch.ones(2), down), level, **CLOSE)
-    assert torch.equal(aim(level @ roll, goal, torch.full((2,), 1e-4), down), level @ roll)
+    away = torch.tensor([[-2.0, 0.1, 0.2], [0.3, -2.0, -1.0]])
+    place = start[:, :3, 3] + away
+    path = turn_to(start, place, down, 24)
+    check_rigid(path, "a path")
+    torch.testing.assert_close(turn_to(start @ roll, place, down, 24), path, **CLOSE)
+    looks = path[..., :3, 2]
+    torch.testing.assert_close(looks[:, -1], torch.nn.functional.normalize(away, dim=-1), **CLOSE)
+    assert torch.equal(path[..., :3, 3], start[:, None, :3, 3].expand(2, 24, 3))
+    torch.testing.assert_close(path[..., 2, 0], torch.zeros(2, 24), **CLOSE)
+    yaw = torch.cat([torch.zeros(2, 1), torch.atan2(looks[..., 1], looks[..., 0])], dim=1)  # they start at zero
+    torch.testing.assert_close(yaw[:, -1], torch.atan2(away[:, 1], away[:, 0]), **CLOSE)
+    steps = yaw.diff(dim=1) / yaw[:, -1:]
+    assert (steps > 0).all() and steps.max() < 1.6 / 24 and steps[:, [0, -1]].max() < 0.3 / 24
 
 
 def test_where_things_fall():

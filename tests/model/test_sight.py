@@ -290,14 +290,34 @@ def test_where_a_thing_stands_is_told_as_seen_from_the_start(make_path):
 
 
 @torch.no_grad()
-def test_where_a_thing_stands_reaches_the_plan_and_not_the_start(make_transformer, inputs):
-    model, plans = make_transformer(**SEES, **FINDS), []
-    inputs |= {"words": torch.tensor([[2, 1, 0], [3, 1, 0]] * 2), "camera_path": None}
-    for scale in (1.0, -1.0):
-        model.finder.tell_place.weight.mul_(scale)
-        plans.append(model(**inputs, return_findings=True)[1])
-    torch.testing.assert_close(plans[0].target_poses[:, 0], plans[1].target_poses[:, 0], **CLOSE)
-    assert (plans[0].target_numbers[:, 1:] - plans[1].target_numbers[:, 1:]).abs().max() > 1e-3
+def test_where_a_thing_stands_reaches_what_is_drawn(make_transformer, inputs):
+    model = make_transformer(**SEES, **FINDS)
+    inputs |= {"words": torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)}
+    drawn = model(**inputs)
+    model.finder.tell_place.weight.mul_(-1)
+    assert (model(**inputs) - drawn)[:, :, 1:].abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+
+
+@torch.no_grad()
+def test_a_plan_turns_to_what_was_found_and_stands_still_in_the_tail(make_transformer, inputs):
+    """Of four targets two are told words that name nothing: they stay. A model with sight has no head that plans."""
+    model = make_transformer(**SEES, **FINDS)
+    assert not hasattr(model.localizer, "pose")
+    cache = model.encode_context(inputs.pop("context_latents"), inputs.pop("context_time_index"))
+    words = torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)
+    findings = model(**inputs | {"camera_path": None}, words=words, context_cache=cache, only_findings=True)
+    findings.found[:] = 0
+    findings.found[1::2, 0] = 50
+    findings.found[::2, 7] = 50
+    way = model.plan(findings, cache, tail=1)
+    assert way.shape == (4, 3, 4, 4, 4) and torch.equal(way[:, 0], findings.start[:, 0])
+    assert torch.equal(way[1::2], findings.target_poses[1::2])
+    assert torch.equal(way[1::2, 1:], findings.start[1::2, :, -1:].expand(2, 2, 4, 4, 4))
+    seen = way[::2, 1:]
+    assert torch.equal(seen[:, 1], seen[:, 0, -1:].expand(2, 4, 4, 4))
+    place = cache.frames.points(model.sight, 4)[::2, 6]
+    away = torch.nn.functional.normalize(place - seen[:, -1, -1, :3, 3], dim=-1)
+    torch.testing.assert_close(seen[:, -1, -1, :3, 2], away, atol=1e-3, rtol=0)
 
 
 def test_what_sight_needs(make_transformer):

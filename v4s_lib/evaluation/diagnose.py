@@ -1,8 +1,8 @@
-"""``python -m v4s_lib.evaluation.diagnose``: where does a model lose, in locating, in planning or in drawing?
+"""``python -m v4s_lib.evaluation.diagnose``: where does a model lose, in locating, in finding or in drawing?
 
 On validation rooms the model predicts a clip once, from pure noise: as it is, with the true poses in place of its own
 (no legal input, so this is what better localising could gain), and without context. Beside it stand the errors of what
-it predicts: where the context and the start frame are, and where it plans to look.
+it works out: where the context and the start frame are, and how far the path that it plans ends from what was named.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from v4s_lib.command import command
-from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
+from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.targets import middle
@@ -35,8 +35,7 @@ from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
 
 def predict(
     pipeline: Video4SpatialPipeline,
-    episode: NavigationEpisode | GroundingEpisode,
-    instruction: str | None,
+    episode: NavigationEpisode,
     preset: Preset,
     told: bool = False,
     with_context: bool = True,
@@ -54,20 +53,17 @@ def predict(
     frames = grouped_frames(index)
     context = codec.encode_groups(codec.group(episode.scan.rgb[None, : 4 * latents - 3])[:, index])
     path = relative_to_start(episode.target_c2w[None].double()).float()
-    steps = path.shape[1] + (0 if instruction is None else preset.task.tail_latents)
     start = codec.encode(episode.target.rgb[None, :1])
-    noisy = torch.randn((1, start.shape[1], steps, *start.shape[3:]), generator=generator)
+    noisy = torch.randn((1, start.shape[1], path.shape[1], *start.shape[3:]), generator=generator)
     noisy[:, :, :1] = start
-    if steps > path.shape[1]:
-        path = torch.cat([path, path[:, -1:].expand(-1, steps - path.shape[1], -1, -1, -1)], dim=1)
     to_axes = inverse(episode.scan_c2w[frames[-1, -1]])
     truth = true_poses(episode.scan_c2w, index, episode.target_c2w[0], path)
-    given = {"words": None, "camera_path": path if instruction is None else None}
+    given = {"words": None, "camera_path": path}
     if model.word_embedding is not None:
-        given["words"] = tokenize([instruction or NAVIGATION], model.config.vocabulary)
+        given["words"] = tokenize([NAVIGATION], model.config.vocabulary)
     if with_context:
         given |= {"context_latents": context, "context_time_index": index[None]}
-    time_index = (latents + preset.task.gap + torch.arange(steps))[None]
+    time_index = (latents + preset.task.gap + torch.arange(path.shape[1]))[None]
     with torch.no_grad(), posed(model, truth) if told else nullcontext():
         output, findings = model(noisy, torch.tensor([1000.0]), time_index, return_findings=True, **given)
     clip = codec.decode(torch.cat([start, output[:, :, 1:]], dim=2))[0].clamp(0, 1)
@@ -79,12 +75,12 @@ def predict(
 def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
     """Decibels over recalled pixels and errors of the poses, one validation room."""
     episode = navigation_episode("validation", index, preset.task)
-    found = predict(pipeline, episode, None, preset)
+    found = predict(pipeline, episode, preset)
     known = episode.known(found["frames"].flatten().unique(), preset.task.camera).recalled[1:]
     clips = {
         "psnr_recall, as it is (dB)": found["clip"],
-        "psnr_recall, true poses (dB)": predict(pipeline, episode, None, preset, told=True)["clip"],
-        "psnr_recall, no context (dB)": predict(pipeline, episode, None, preset, with_context=False)["clip"],
+        "psnr_recall, true poses (dB)": predict(pipeline, episode, preset, told=True)["clip"],
+        "psnr_recall, no context (dB)": predict(pipeline, episode, preset, with_context=False)["clip"],
     }
     truth = episode.target.rgb[1:].double()
     measures = {name: pooled_psnr(clip[1:].double(), truth, known) for name, clip in clips.items()}
@@ -102,13 +98,20 @@ def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: 
 def diagnose_plan(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
     """Degrees between where the plan ends and where the object is, seen from there, one validation room."""
     episode = grounding_episode("validation", index, preset.task)
-    found = predict(pipeline, episode, episode.instruction, preset)
-    goal = found["to_axes"] @ torch.cat([middle(episode.item), torch.ones(1)])
+    output = pipeline(
+        episode.scan.rgb,
+        episode.target_frames[:1],
+        instruction=episode.instruction,
+        num_frames=len(episode.target_frames),
+        num_context_latents=preset.task.context_latents,
+        num_inference_steps=1,
+    )
+    start = episode.target_c2w[0]
     ends = {
-        "plan, last frame off the object (deg)": found["target"][preset.task.target_latents - 1, -1],
-        "start frame off the object (deg)": found["to_axes"] @ episode.target_c2w[0],
+        "plan, last frame off the object (deg)": start @ output.camera_path[0, -1, -1],
+        "start frame off the object (deg)": start,
     }
-    return {name: _off(c2w, goal[:3]) for name, c2w in ends.items()}
+    return {name: _off(c2w, middle(episode.item)) for name, c2w in ends.items()}
 
 
 def _off(c2w: Tensor, goal: Tensor) -> float:

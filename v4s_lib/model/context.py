@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue
-from v4s_lib.model.localizer import pose_matrix
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.sight import Seen
 from v4s_lib.model.tokens import CONTEXT, clean_or
@@ -18,15 +17,14 @@ from v4s_lib.model.tokens import CONTEXT, clean_or
 
 @dataclass
 class Located:
-    """What the blocks before the localizer, and it, make of T latents."""
+    """What the blocks before the localizer make of T latents."""
 
     embedded: Tensor  # (B, N, D) tokens as they came in
     states: Tensor  # (B, N, D) and went out
     time_index: Tensor  # (B, T)
-    numbers: Tensor  # (B, T, 4, 3, 3) the localizer's
 
     def parts(self) -> tuple[Tensor, ...]:
-        return self.embedded, self.states, self.time_index, self.numbers
+        return self.embedded, self.states, self.time_index
 
     @classmethod
     def join(cls, located: list["Located"]) -> "Located":
@@ -128,7 +126,7 @@ class ContextMixin:
             one.time_index = one.time_index + (time_index[:, -1:] - one.time_index[:, -1:])
             located = Located.join([one, located])
         if self.sight is None:
-            findings.context_numbers = located.numbers
+            findings.context_numbers = self.localizer(located.states, latents.shape[2])
         return self._draw_on(latents, time_index, located, timestep, cache, seen, findings)
 
     def _locate(
@@ -143,7 +141,7 @@ class ContextMixin:
             cache.blocks.append(self._kept(i, own, grid))
         if self.localizer is None:
             return None
-        return Located(embedded, states, time_index, self.localizer(states, grid[0]))
+        return Located(embedded, states, time_index)
 
     def _draw_on(
         self,
@@ -156,8 +154,7 @@ class ContextMixin:
         findings: Findings,
     ) -> ContextCache:
         """The blocks after the localizer, which are told where frames stand."""
-        guess = pose_matrix(located.numbers.detach())
-        placed = self._place_context(latents, seen, guess, time_index, timestep[:, 0] > 0, cache)
+        placed = self._place_context(latents, seen, time_index, timestep[:, 0] > 0, cache, findings)
         findings.context_poses = placed
         self._show_finder(latents, placed, cache)
         states = self.localizer.draw_from(located.embedded, located.states)

@@ -1,10 +1,9 @@
-"""An optional part that tells a one-way model's later blocks where frames stand, and plans paths. Not in the paper.
+"""An optional part that tells a one-way model's later blocks where frames stand. Not in the paper.
 
-After some blocks a small head predicts, from a latent's tokens alone, the pose of each of its four frames. For the
-moving latents of a target that was given words and no path, that is planning where to go, from the start frame. For the
-context and the start frame it is finding where they stand, in the axes of the last context frame; it is asked that
-where the model has no sight, which does it better (see ``places``). Poses, turned into rays, are added to the tokens of
-the later blocks. The head is taught with true poses in training; at sampling the model gets nothing but video.
+Poses, turned into rays, are added to the tokens of the later blocks. Where a model has sight, that says where the
+frames of context and start stand (see ``places``). Where it has none, a small head predicts from a latent's tokens the
+poses of its four frames, in the axes of the last context frame, and of moving latents without a given path from the
+start frame: so it plans. The head is taught with true poses in training; at sampling the model gets nothing but video.
 Source: our choice, after prototypes in which localising was the bottleneck.
 """
 
@@ -19,7 +18,7 @@ from v4s_lib.worlds.cameras import inverse, turning
 
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
-SMOOTH = 9  # frames, an odd number, over which a planned path is averaged: two latents and one; our choice
+SMOOTH = 9  # frames, an odd number, over which a head's plan is averaged: two latents and one; our choice
 HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
 NAMES = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
@@ -36,13 +35,20 @@ class Told:
 
 
 class Localizer(nn.Module):
-    """Poses from tokens, and one zero-initialised adapter of the poses' rays for each later block."""
+    """One zero-initialised adapter of poses' rays for each later block and, without sight, poses from tokens.
 
-    def __init__(self, dim: int, tokens: int, later_blocks: int) -> None:
+    Args:
+        dim: width of the tokens.
+        tokens: a latent's, for a head; None for a model with sight, which needs none.
+        later_blocks: how many there are.
+    """
+
+    def __init__(self, dim: int, tokens: int | None, later_blocks: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.hidden = nn.Linear(tokens * dim, 2 * dim)
-        self.pose = nn.Linear(2 * dim, FRAMES * 9)
+        if tokens is not None:
+            self.hidden = nn.Linear(tokens * dim, 2 * dim)
+            self.pose = nn.Linear(2 * dim, FRAMES * 9)
         self.told = Told()
         self.carry = zero_linear(dim, dim)
         self.adapter = nn.ModuleList(zero_linear(POSE_FEATURES["ray_map"], dim) for _ in range(later_blocks))
@@ -124,30 +130,34 @@ def smooth(planned: Tensor) -> Tensor:
     return torch.cat([planned[:, :1], moved[:, 1:]], dim=1)
 
 
-def aim(planned: Tensor, place: Tensor, sure: Tensor, down: Tensor) -> Tensor:
-    """A planned path (B, T, 4, 4, 4), turned so that its last frame looks at ``place`` (B, 3), and level.
+def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int) -> Tensor:
+    """The path (B, frames, 4, 4) of a camera that turns on the spot until it looks at ``place``: geometry alone.
 
-    Every frame is turned by that part of the angle which it has turned of the whole way, so the first is not, and then
-    about its own axis until its horizon is level. A plan whose words name nothing stays as it is.
+    It goes the shorter way round, level, from rest to rest, and looks up or down as it goes.
 
     Args:
-        planned: c2w.
-        place: in the same axes.
-        sure: (B,) how much of the angle is made up for, 0..1; it is below 1e-4 where they name nothing.
+        start: (B, 4, 4) c2w, from which it goes on; not itself part of the path.
+        place: (B, 3) in the same axes.
         down: (B, 3) of unit length, where things fall, see ``fall``.
     """
-    with torch.autocast(planned.device.type, enabled=False):
-        frames = planned.flatten(1, 2)
-        looks = frames[..., :3, 2]
-        wanted = nn.functional.normalize(place - frames[:, -1, :3, 3], dim=-1)
-        turned = _angle(looks[:, :-1], looks[:, 1:]).cumsum(dim=1)
-        done = torch.cat([torch.zeros_like(turned[:, :1]), turned], dim=1) / turned[:, -1:].clamp(min=1e-4)
-        axis = nn.functional.normalize(torch.linalg.cross(looks[:, -1], wanted, dim=-1), dim=-1)
-        whole = axis * (sure * _angle(looks[:, -1], wanted))[:, None]
-        looks = (turning(done[..., None] * whole[:, None]) @ looks[..., None])[..., 0]
+    with torch.autocast(start.device.type, enabled=False):
+        time = torch.linspace(0, 1, frames + 1, device=start.device)[1:]
+        done = time.square() * (3 - 2 * time)
+        (dip, ahead), (last_dip, goal) = (_split(way, down) for way in (start[:, :3, 2], place - start[:, :3, 3]))
+        turn = torch.atan2((torch.linalg.cross(ahead, goal, dim=-1) * down).sum(-1), (ahead * goal).sum(-1))
+        ahead = (turning(down[:, None] * (done * turn[:, None])[..., None]) @ ahead[:, None, :, None])[..., 0]
+        dip = (dip[:, None] + done * (last_dip - dip)[:, None])[..., None]
+        looks = dip.cos() * ahead + dip.sin() * down[:, None]
         right = torch.linalg.cross(down[:, None].expand_as(looks), looks, dim=-1)
-        level = pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), frames[..., :3, 3]], dim=-2))
-        return torch.where(sure[:, None, None, None] > NAMES, level, frames).view_as(planned)
+        stays = start[:, None, :3, 3].expand_as(looks)
+        return pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), stays], dim=-2))
+
+
+def _split(way: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """By how many radians (B,) a direction (B, 3) dips below the horizon, and where it goes along it (B, 3)."""
+    way = nn.functional.normalize(way, dim=-1)
+    sunk = (way * down).sum(dim=-1)
+    return torch.asin(sunk.clamp(-1, 1)), nn.functional.normalize(way - sunk[:, None] * down, dim=-1)
 
 
 def fall(c2w: Tensor) -> Tensor:
@@ -161,12 +171,6 @@ def fall(c2w: Tensor) -> Tensor:
         spread = right.transpose(1, 2) @ right / right.shape[1] - HELD * down[:, :, None] * down[:, None]
         across = torch.linalg.eigh(spread.nan_to_num()).eigenvectors[..., 0]  # it raises at what is not finite
         return torch.where((across * down).sum(dim=-1, keepdim=True) < 0, -across, across)
-
-
-def _angle(one: Tensor, other: Tensor) -> Tensor:
-    """Radians between unit vectors (..., 3)."""
-    across = torch.linalg.cross(one, other, dim=-1).norm(dim=-1)
-    return torch.atan2(across, (one * other).sum(dim=-1))
 
 
 def time_waves(time_index: Tensor) -> Tensor:

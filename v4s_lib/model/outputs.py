@@ -25,9 +25,10 @@ class Findings:
     """What localizer, sight and finder predict; None where there is no such part or nothing to predict from."""
 
     context_numbers: Tensor | None = None  # (B, T', 4, 3, 3) the localizer's, without sight; see pose_numbers
-    target_numbers: Tensor | None = None  # (B*M, T, 4, 3, 3): the start frame's, and the others' from there
+    target_numbers: Tensor | None = None  # (B*M, T, 4, 3, 3) likewise: the start frame's, and the others' from there
     context_poses: Tensor | None = None  # (B, T', 4, 4, 4) c2w that the later blocks work with
-    target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and where the head plans to go from there
+    target_poses: Tensor | None = None  # (B*M, T, 4, 4, 4): the start's, and the way from there that is told or,
+    # without one, the head's; with sight the camera stays
     found: Tensor | None = None  # (B*M, 1 + N) logits of a finder
     start_seen: Seen | None = None  # (B*M, 1, ...) what sight sees in the start frames
     start: Tensor | None = None  # (B*M, 1, 4, 4, 4) c2w of their four frames among the context's, by what they share

@@ -240,10 +240,11 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         """
         highest = torch.full((len(noise),), 1000.0, device=noise.device)
         findings = self.transformer(noise, highest, time_index, **condition, only_findings=True)
-        planned = findings.target_poses
+        cache = condition.get("context_cache")
+        planned = self.transformer.plan(findings, cache, self.config.tail_latents)
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)
-        return path, self.transformer.named_view(findings, condition.get("context_cache"), planned[:, -1, -1])
+        return path, self.transformer.named_view(findings, cache, planned[:, -1, -1])
 
     def _text(self, instruction: str | list[str] | None, count: int, device: torch.device | str) -> tuple[dict, dict]:
         """Arguments of the transformer for ``count`` instructions, and for the null text; none if it does not read."""

@@ -58,7 +58,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
         relative_time: also tell every context latent how long before the last one it was taken, as sinusoids.
-        localize_after: blocks after which a one-way model is told where its context stands, and plans where to go (see
+        localize_after: blocks after which a one-way model is told where its frames stand (see
             Localizer); None for the paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         see_places: pixels that a latent's patch is wide, to place frames by what they share (see Sight).
@@ -146,7 +146,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         self.time_adapter = zero_linear(TIME_WAVES, dim, bias=False) if relative_time else None
         self.localizer = None
         if localize_after is not None:
-            self.localizer = Localizer(dim, position_size[0] * position_size[1], num_layers - localize_after)
+            tokens = position_size[0] * position_size[1] if see_places is None else None
+            self.localizer = Localizer(dim, tokens, num_layers - localize_after)
         self.word_embedding = WordEmbedding(text_dim, vocabulary) if vocabulary is not None else None
         self.sight = None if see_places is None else Sight(see_places, position_size, horizontal_fov, cell)
         self.painter = Painter(dim, see_places) if paint else None
@@ -228,8 +229,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             only_seen: find nothing but what teaches sight and finder, from ``context_latents`` and start frames.
             paint_frames: which of the noisy latents' frames a painter paints; None is all.
             known: findings of the same start frames and context, which this call fills in. Where the start frames stand
-                is worked out by the first call that is given them, a plan among them; what is seen from a camera path
-                by the first that is given it, so path, mask, clean latents and painted frames must stay the same.
+                is worked out by the first call that is given them, a plan among them; what is seen from the camera
+                path by the first that draws, so path, mask, clean latents and painted frames must stay the same.
 
         Returns:
             (B*M, C, T, H, W), and the findings if asked for.
@@ -286,8 +287,7 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         if self.painter is not None:
             cameras = path[:, clean_latents:].flatten(1, 2)
             frames = list(range(cameras.shape[1])) if paint_frames is None else paint_frames
-            given = camera_path is not None and camera_mask is None  # a planned path is another in every step
-            if not given or findings.views is None:
+            if findings.views is None:
                 places = path[:, 0, -1], cameras[:, frames]
                 findings.views = self._views(target_latents, context_cache, findings, *places)
             shared = path.new_zeros(len(path)) if findings.shared is None else findings.shared

@@ -1,4 +1,4 @@
-"""Where a target starts and where it is to go: what localizer, sight and finder make of it, half-way through."""
+"""Where a target starts and what it is to find: what sight and finder make of it, half-way through. And plans."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from v4s_lib.data.boxes import mask_box
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import NAMED, make_cloud, view
 from v4s_lib.model.finder import named_place
-from v4s_lib.model.localizer import aim, pose_matrix, smooth
+from v4s_lib.model.localizer import FRAMES, NAMES, pose_matrix, smooth, turn_to
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.places import compare, pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
@@ -34,18 +34,16 @@ class WayMixin:
         self,
         latents: Tensor,
         seen: Seen | None,
-        guess: Tensor,
         time_index: Tensor,
         blind: Tensor,
         cache: ContextCache,
+        findings: Findings,
     ) -> Tensor:
-        """Poses (B, T, 4, 4, 4) of a context's frames, by sight or as guessed; what sight saw goes into the cache."""
+        """Poses (B, T, 4, 4, 4) of a context's frames, by sight or by the head; what sight saw goes into the cache."""
         told = self.localizer.told.context
-        placed = guess if told is None else told
-        if self.sight is not None:
-            placed, cache.frames = place_context(
-                self.sight, latents, seen, time_index, blind, told, quick=self.training
-            )
+        if self.sight is None:
+            return pose_matrix(findings.context_numbers.detach()) if told is None else told
+        placed, cache.frames = place_context(self.sight, latents, seen, time_index, blind, told, quick=self.training)
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
         return placed
@@ -89,7 +87,6 @@ class WayMixin:
             keys, looks = repeat_cached(cache.cells, len(states))
             findings.found = self.finder(text, keys)
             states = states + self.finder.change(findings.found, looks).type_as(states)
-        points = None
         if self.sight is not None and findings.start_seen is None:
             with torch.no_grad():
                 findings.start_seen = self.sight(latents[:, :, :1])
@@ -103,27 +100,43 @@ class WayMixin:
                 points = cache.frames.points(self.sight, len(states))
                 moving = moving + self.finder.place(findings.found, points, findings.start[:, 0, -1]).type_as(states)
             states = torch.cat([states[:, :first], moving], dim=1)
-        findings.target_numbers = self.localizer(states, count)
-        placed = self._from_start(pose_matrix(findings.target_numbers.detach()), findings)
-        if points is not None:
-            found = findings.found.detach()
-            sure = 1 - found.softmax(dim=1)[:, 0]
-            sure = sure * ~cache.frames.blind.repeat_interleave(len(sure) // len(cache.frames.blind))
-            down = cache.frames.down.repeat_interleave(len(sure) // len(cache.frames.down), dim=0)
-            placed = aim(placed, named_place(found, points), sure, down)
-        findings.target_poses = self.localizer.way(placed)
+        findings.target_poses = self.localizer.way(self._from_start(states, count, findings))
         return states
 
-    def _from_start(self, planned: Tensor, findings: Findings) -> Tensor:
-        """The way (B*M, T, 4, 4, 4) that the head's poses mean: they go on from the start frame.
+    def _from_start(self, states: Tensor, count: int, findings: Findings) -> Tensor:
+        """The way (B*M, T, 4, 4, 4) where none is given: with sight the camera stays, and else goes as the head plans.
 
-        Where that stands sight says, or else the head; without a context it stands at the identity.
+        Where the start frame stands sight says, or else the head; without a context it stands at the identity.
         """
-        start = planned[:, :1] if self.sight is None else findings.start
-        if start is None:
-            start = torch.eye(4, device=planned.device).expand_as(planned[:, :1])
+        if self.sight is not None:
+            start = findings.start
+            if start is None:
+                start = torch.eye(4, device=states.device).expand(len(states), 1, FRAMES, 4, 4)
+            return torch.cat([start, start[:, :, -1:].expand(-1, count - 1, FRAMES, -1, -1)], dim=1)
+        findings.target_numbers = self.localizer(states, count)
+        planned = pose_matrix(findings.target_numbers.detach())
         with torch.autocast(planned.device.type, enabled=False):
-            return smooth(torch.cat([start, start[:, :, -1:] @ planned[:, 1:]], dim=1))
+            return smooth(torch.cat([planned[:, :1], planned[:, :1, -1:] @ planned[:, 1:]], dim=1))
+
+    @torch.no_grad()
+    def plan(self, findings: Findings, cache: ContextCache | None, tail: int = 0) -> Tensor:
+        """The way (B*M, T, 4, 4, 4) to what was found, in whose last ``tail`` latents the camera stands still.
+
+        A model with sight turns to it on the spot (``turn_to``), and stays where the words name nothing, or nothing
+        that can be looked for; one without goes as its head plans.
+        """
+        way, found = findings.target_poses, findings.found
+        if found is None or cache is None or cache.frames is None:
+            return way
+        named = 1 - found.softmax(dim=1)[:, 0] > NAMES
+        named &= ~cache.frames.blind.repeat_interleave(len(named) // len(cache.frames.blind))
+        down = cache.frames.down.repeat_interleave(len(named) // len(cache.frames.down), dim=0)
+        place = named_place(found, cache.frames.points(self.sight, len(named)))
+        moving = max(1, way.shape[1] - 1 - tail)
+        turned = turn_to(way[:, 0, -1], place, down, FRAMES * moving).unflatten(1, (moving, FRAMES))
+        still = turned[:, -1:, -1:].expand(-1, way.shape[1] - 1 - moving, FRAMES, -1, -1)
+        turned = torch.cat([way[:, :1], turned, still], dim=1)
+        return torch.where(named[:, None, None, None, None], turned, way)
 
     @torch.no_grad()
     def _place_start(self, latents: Tensor, cache: ContextCache, findings: Findings) -> None:

@@ -201,13 +201,14 @@ def flow_matching_loss(
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
     dropped = lost | (uniform(count) < config.drop_instruction)
     no_path = dropped | ~sample.has_path
-    plans = ~sample.has_path & ~dropped & (_part(model, "localizer") is not None)
-    # A path is planned before the first step, so from noise alone: with less of it, the clip would give the path away.
+    localizer = _part(model, "localizer")
+    plans = ~sample.has_path & ~dropped & hasattr(localizer, "pose")
+    # A head plans before the first step, so from noise alone: with less of it, the clip would give the path away.
     sigma = torch.where(plans, torch.ones_like(sigma), sigma)[:, None, None, None, None]
     noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
     truth = uniform(1).item() < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
-    # Drawing is learnt along the path that the clip takes, while planning one is still learnt beside it.
+    # Drawing is learnt along the path that the clip takes; a head still learns to plan one beside it.
     told = Told(path=sample.camera_path, led=no_path & ~dropped)
     if truth:
         told = Told(sample.context_poses, sample.target_poses(no_context))
