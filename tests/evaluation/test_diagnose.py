@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.navigation import navigation_episode
+from v4s_lib.data.targets import middle
 from v4s_lib.evaluation.baselines import posed
 from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, predict
 from v4s_lib.training.presets import get_preset
@@ -46,10 +48,17 @@ def test_shapes_and_the_start_frame(pipeline):
     torch.testing.assert_close(last, torch.eye(4), atol=1e-5, rtol=0)
 
 
-def test_a_plan_is_measured_against_the_object(pipeline):
-    measures = diagnose_plan(pipeline, SMOKE, 1)
-    assert measures["start frame off the object (deg)"] > 45  # it does not show it
-    assert 0 <= measures["plan, last frame off the object (deg)"] <= 180
+def test_a_plan_is_measured_against_the_object(pipeline, monkeypatch):
+    """A plan that ends half a turn from the start is off by what the start's back is; one that stays by what it is."""
+    episode, stays = grounding_episode("validation", 1, SMOKE.task), torch.eye(4).expand(1, 5, 4, 4, 4)
+    for path, start in ((stays, 1), (stays @ torch.diag(torch.tensor([-1.0, 1, -1, 1])), -1)):
+        monkeypatch.setattr(pipeline, "plan", lambda *_, path=path: (path, None))
+        measures = diagnose_plan(pipeline, SMOKE, 1)
+        off = _off(episode.target_c2w[0], middle(episode.item))
+        assert off > 45  # it does not show it
+        assert measures["start frame off the object (deg)"] == pytest.approx(off)
+        expected = off if start == 1 else 180 - off
+        assert measures["plan, last frame off the object (deg)"] == pytest.approx(expected, abs=1e-2)
     assert _off(torch.eye(4), torch.tensor([0.0, 0, 3])) == pytest.approx(0, abs=1e-3)
     assert _off(torch.eye(4), torch.tensor([2.0, 0, 2])) == pytest.approx(45, abs=1e-3)
 

@@ -16,7 +16,7 @@ from v4s_lib.model import way
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
-from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.cameras import Camera, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 STEPS = 3
@@ -113,9 +113,7 @@ SIGHTED = {"localize_after": 1, "see_places": 4, "position_size": (2, 3), "paint
 
 
 @pytest.mark.parametrize("guide_context", [True, False])
-def test_start_frames_are_placed_once_a_branch_and_views_once_where_the_path_is_given(
-    make, inputs, monkeypatch, guide_context
-):
+def test_start_frames_are_placed_and_views_made_once_a_branch(make, inputs, monkeypatch, guide_context):
     counts = {"place_start": 0, "view": 0}
 
     def counted(name: str) -> Callable:
@@ -144,6 +142,18 @@ def test_a_start_frame_is_placed_once_for_its_plan_and_its_clip(make, inputs, mo
     pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)
     pipeline(**inputs | {"camera_path": None, "instruction": "the red ball", "num_frames": 9})
     assert len(starts) == 1
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+def test_a_model_with_sight_turns_on_the_spot_and_stands_still_in_the_tail(make, inputs, tail):
+    pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)
+    pipeline.register_to_config(tail_latents=tail)
+    path = pipeline(**inputs | {"camera_path": None, "instruction": "the red ball", "num_frames": 13}).camera_path
+    frames = path.flatten(1, 2)[:, 3:]
+    torch.testing.assert_close(frames[..., :3, 3], torch.zeros_like(frames[..., :3, 3]), **CLOSE)
+    steps = rotation_angle(frames[:, 1:], frames[:, :-1])
+    moving = 12 - 4 * tail
+    assert steps.shape[1] == 12 and (steps[:, 1 : moving - 1] > 0.5).all() and (steps[:, moving:] < 0.1).all()
 
 
 def test_a_seed_gives_one_video(make, inputs):

@@ -9,7 +9,9 @@ from torch import Tensor
 from v4s_lib.model.localizer import Told, pose_numbers
 from v4s_lib.model.text import PADDING
 from v4s_lib.model.transformer import ContextVideoTransformer
+from v4s_lib.training.data import RoomStream
 from v4s_lib.training.loss import LossConfig, Sample, flow_matching_loss
+from v4s_lib.training.presets import SMOKE
 
 VALUE = torch.tensor([0.5, -1.0, 0.25, 2.0])  # of the four channels
 PLAIN = LossConfig(drop_context=0.0, drop_instruction=0.0, other_context=0.0)
@@ -273,3 +275,16 @@ def test_a_planned_path_is_drawn_along_the_true_one():
     ahead = told[0].unflatten(1, (3, -1)).unflatten(-1, (4, -1))[..., 5]  # z of the rays' origins
     torch.testing.assert_close(ahead[:, 1:], torch.full_like(ahead[:, 1:], 0.7))
     assert loss.item() == pytest.approx(0.7**2 / 9 * 2 / 3, rel=1e-5)
+
+
+def test_a_model_with_sight_is_told_the_way_to_what_words_name():
+    """In sampling it is told it, too: by a plan. So at every level of noise, unless its instruction is dropped."""
+    torch.manual_seed(0)
+    model, calls = ContextVideoTransformer(**SMOKE.model), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args[1], kwargs)), with_kwargs=True)
+    sample = RoomStream(SMOKE, 0, "cpu").sample(SMOKE.steps)
+    sample = replace(sample, has_path=torch.zeros_like(sample.has_path))
+    for drop in (0.0, 1.0):
+        flow_matching_loss(model, sample, replace(PLAIN, drop_instruction=drop), generator())
+    assert all((timestep < 1000).all() for timestep, _ in calls)
+    assert calls[0][1]["camera_mask"].all() and not calls[1][1]["camera_mask"].any()

@@ -43,8 +43,9 @@ def predict(
     """The clip (F, H, W, 3) that is predicted from pure noise in one step, and the poses behind it.
 
     Returns:
-        ``clip``; ``frames``, numbers of the context's; ``context`` and ``target``, predicted poses (P, 4, 4, 4) and
-        (T, 4, 4, 4), relative to the last context frame; ``to_axes`` (4, 4), which brings the room's poses there.
+        ``clip``; ``frames``, numbers of the context's; ``context`` and ``target``, poses (P, 4, 4, 4) and (T, 4, 4, 4)
+        relative to the last context frame, of ``target`` with sight the start latent's alone; ``to_axes`` (4, 4), which
+        brings the room's poses there.
     """
     generator = torch.Generator().manual_seed(0)
     codec, model = pipeline.codec, pipeline.transformer

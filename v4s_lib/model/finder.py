@@ -2,7 +2,7 @@
 
 A small convolutional network gives every cell of the context's frames a key, by what is seen there; the words of an
 instruction become a query. Where they agree the cell shows what is named, and sight knows where it stands: so it is
-known where the thing stands before it plans a path to it. Taught in training by the cells that do show it; at sampling
+known where the thing stands before a path is planned. Taught in training by the cells that do show it; at sampling
 there is video alone. It looks at pixels, so it is for latents of the patch codec.
 Source: our choice, after a training in which words stayed unread: an object is a few pixels of the loss.
 """

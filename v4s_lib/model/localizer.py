@@ -19,8 +19,8 @@ from v4s_lib.worlds.cameras import inverse, turning
 FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
 SMOOTH = 9  # frames, an odd number, over which a head's plan is averaged: two latents and one; our choice
+STEEP = 1 - 1e-6  # sine of how far a camera looks up or down at most: straight down has no horizon
 HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
-NAMES = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
 
@@ -60,7 +60,7 @@ class Localizer(nn.Module):
         return numbers.float().unflatten(-1, (FRAMES, 3, 3))
 
     def way(self, planned: Tensor) -> Tensor:
-        """The way (B*M, T, 4, 4, 4) that the later blocks are told, for one that was planned."""
+        """The way (B*M, T, 4, 4, 4) that the later blocks are told where none is given, for the model's own."""
         if self.told.target is not None:
             return self.told.target.expand_as(planned)
         if self.told.path is None:
@@ -97,7 +97,7 @@ def place_path(path: Tensor | None, mask: Tensor | None, planned: Tensor, has_co
     """The camera path (B, T, 4, 4, 4) in the context's axes or, without a context, in the start frame's.
 
     Args:
-        path: relative to the start frame; None if none is known: then it goes where ``poses`` plan it.
+        path: relative to the start frame; None if none is known: then it goes as ``planned``.
         mask: (B,) False where the path is not known; None if all are.
         planned: (B, T, 4, 4, 4) c2w as predicted, the start frame's first.
         has_context: whether the axes are the context's.
@@ -157,7 +157,7 @@ def _split(way: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """By how many radians (B,) a direction (B, 3) dips below the horizon, and where it goes along it (B, 3)."""
     way = nn.functional.normalize(way, dim=-1)
     sunk = (way * down).sum(dim=-1)
-    return torch.asin(sunk.clamp(-1, 1)), nn.functional.normalize(way - sunk[:, None] * down, dim=-1)
+    return torch.asin(sunk.clamp(-STEEP, STEEP)), nn.functional.normalize(way - sunk[:, None] * down, dim=-1)
 
 
 def fall(c2w: Tensor) -> Tensor:

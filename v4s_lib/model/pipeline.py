@@ -131,7 +131,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
                 place, as in the unconditional branch.
             start_frame: (M, H, W, 3) in 0..1.
             camera_path: (M, 4k+1, 4, 4) c2w, any world axes: only poses relative to the first are used. With None a
-                model with a localizer plans one, before the first step, and follows it.
+                model with a localizer goes by a plan, made before the first step.
             instruction: a sentence for each start frame, or one for all. None is the navigation sentence, and needs a
                 camera path.
             num_frames: 4k+1 frames to generate where there is no camera path; None is 33.
@@ -227,12 +227,12 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         boxes = [None] * len(clips) if named is None else [named_box(seen) for seen in named]
         tail = FRAMES_PER_LATENT * self.config.tail_latents
         found = [number for number, box in enumerate(boxes) if box is not None]
-        if self.box_drawer is not None and found and 0 < tail < clips.shape[1]:
+        if self.box_drawer is not None and found and 0 < tail < clips.shape[1] - FRAMES_PER_LATENT:
             clips[found, -tail:] = self.box_drawer.tail(clips[found, -tail - 1], named[found], tail)
         return boxes
 
     def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> tuple[Tensor, Tensor | None]:
-        """The path (M, T, 4, 4, 4), relative to the start frame, that the model would take for what it is told.
+        """The path (M, T, 4, 4, 4), relative to the start frame, to what the model finds for what it is told.
 
         And what it has found, seen from where the path ends: see the transformer's ``named_view``.
 

@@ -58,8 +58,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
         relative_time: also tell every context latent how long before the last one it was taken, as sinusoids.
-        localize_after: blocks after which a one-way model is told where its frames stand (see
-            Localizer); None for the paper's plain model.
+        localize_after: blocks after which a one-way model is told where its frames stand (see Localizer); None for the
+            paper's plain model.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         see_places: pixels that a latent's patch is wide, to place frames by what they share (see Sight).
         cell: pixels that a cell of sight and of the finder is wide and high: 4, 8, 16 ...

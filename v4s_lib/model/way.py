@@ -7,13 +7,14 @@ from v4s_lib.data.boxes import mask_box
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import NAMED, make_cloud, view
 from v4s_lib.model.finder import named_place
-from v4s_lib.model.localizer import FRAMES, NAMES, pose_matrix, smooth, turn_to
+from v4s_lib.model.localizer import FRAMES, pose_matrix, smooth, turn_to
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.places import compare, pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
 
+SURE = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
 
 
@@ -122,13 +123,13 @@ class WayMixin:
     def plan(self, findings: Findings, cache: ContextCache | None, tail: int = 0) -> Tensor:
         """The way (B*M, T, 4, 4, 4) to what was found, in whose last ``tail`` latents the camera stands still.
 
-        A model with sight turns to it on the spot (``turn_to``), and stays where the words name nothing, or nothing
-        that can be looked for; one without goes as its head plans.
+        A model with sight turns to it on the spot (``turn_to``), and stays where the finder is certain that the context
+        shows nothing of the kind; one without sight goes as its head plans.
         """
         way, found = findings.target_poses, findings.found
         if found is None or cache is None or cache.frames is None:
             return way
-        named = 1 - found.softmax(dim=1)[:, 0] > NAMES
+        named = 1 - found.softmax(dim=1)[:, 0] > SURE
         named &= ~cache.frames.blind.repeat_interleave(len(named) // len(cache.frames.blind))
         down = cache.frames.down.repeat_interleave(len(named) // len(cache.frames.down), dim=0)
         place = named_place(found, cache.frames.points(self.sight, len(named)))

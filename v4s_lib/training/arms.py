@@ -1,7 +1,7 @@
 """Ablation arms: what each changes, and what it is compared with. ``python -m v4s_lib.training --arm NAME`` trains one.
 
-An arm takes sight, finder and words from trained weights (``--init``, or those that ship) and is taught to plan and
-draw from nothing; what it takes was trained as the reference is, which makes differences smaller. One without these
+An arm takes sight, finder and words from trained weights (``--init``, or those that ship) and is taught to draw from
+nothing; what it takes was trained as the reference is, which makes differences smaller. One without these
 parts starts from scratch, and has a reference of its own, in the paper's plain form. All arms see as many targets.
 ``python -m v4s_lib.evaluation.trained`` compares them.
 """

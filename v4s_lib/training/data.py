@@ -16,7 +16,7 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import inverse
 
 VOCABULARY = vocabulary()
-PATH_TOO = 0.25  # share of the targets that seek an object and are told the path as well
+PATH_TOO = 0.25  # share of the targets that seek an object and tell a model without sight the path as well
 
 
 def draw_sample(

@@ -27,7 +27,7 @@ class LossConfig:
     drop_context: float = 0.1  # share of contexts replaced by noise; half of their instructions are dropped too
     other_context: float = 0.1  # share of contexts that are of another room, in which nothing is to be found
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
-    localization: float = 1.0  # weight of the localizer's squared error, where the model has one
+    localization: float = 1.0  # weight of the squared error of a localizer's head, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
     structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
     paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
@@ -44,7 +44,7 @@ class Sample:
     target_latents: Tensor  # (S*M, C, T, h, w), clean
     target_time_index: Tensor  # (S*M, T)
     camera_path: Tensor  # (S*M, T, 4, 4, 4) relative to the start frame
-    has_path: Tensor  # (S*M,) whether the model is told it; otherwise it has to plan one
+    has_path: Tensor  # (S*M,) whether a model without sight is told it; otherwise it has to plan one
     shown: Tensor  # (S*M, N) share of each context cell that shows the named object; teaches a finder, nothing else
     words: Tensor  # (S*M, L) of the instructions
     context_poses: Tensor  # (S, P, 4, 4, 4) relative to the last context frame, in training alone
@@ -93,7 +93,7 @@ def teacher_forcing(model, told: Told) -> Iterator[None]:
 def localization_loss(
     findings: Findings, sample: Sample, no_context: Tensor, no_path: Tensor, elsewhere: Tensor | None = None
 ) -> Tensor:
-    """Mean squared error of what the localizer predicts: planned paths and, in a model without sight, where it starts.
+    """Mean squared error of what a localizer's head predicts: where context and start stand, and planned paths.
 
     Args:
         findings: what is predicted; no context has no poses.
@@ -107,9 +107,7 @@ def localization_loss(
     error = (findings.target_numbers - truth).square().mean(dim=(2, 3, 4))
     if elsewhere is not None:
         error = error * ~elsewhere.repeat_interleave(len(error) // len(elsewhere))[:, None]
-    loss = (error[:, 1:].mean(dim=1) * no_path).mean()
-    if findings.start_seen is None:  # otherwise sight says where start frames stand
-        loss = loss + error[:, 0].mean()
+    loss = (error[:, 1:].mean(dim=1) * no_path).mean() + error[:, 0].mean()
     if findings.context_numbers is not None:
         error = (findings.context_numbers - pose_numbers(sample.context_poses)).square().mean(dim=(1, 2, 3, 4))
         loss = loss + (error * ~no_context).mean()
@@ -200,15 +198,15 @@ def flow_matching_loss(
     }
     lost = no_context.repeat_interleave(count // len(context)) & (uniform(count) < 0.5)
     dropped = lost | (uniform(count) < config.drop_instruction)
-    no_path = dropped | ~sample.has_path
-    localizer = _part(model, "localizer")
-    plans = ~sample.has_path & ~dropped & hasattr(localizer, "pose")
+    # A model with sight is told a path in sampling, too, where words alone are given: the way to what it has found.
+    no_path = dropped | (~sample.has_path & (_part(model, "sight") is None))
+    plans = no_path & ~dropped & (_part(model, "localizer") is not None)
     # A head plans before the first step, so from noise alone: with less of it, the clip would give the path away.
     sigma = torch.where(plans, torch.ones_like(sigma), sigma)[:, None, None, None, None]
     noisy = torch.cat([target[:, :, :1], ((1 - sigma) * target + sigma * noise)[:, :, 1:]], dim=2)
     truth = uniform(1).item() < true_poses
     no_context = no_context if config.use_context else torch.ones_like(no_context)
-    # Drawing is learnt along the path that the clip takes; a head still learns to plan one beside it.
+    # Without sight, drawing is learnt along the path that the clip takes, while a head learns to plan one beside it.
     told = Told(path=sample.camera_path, led=no_path & ~dropped)
     if truth:
         told = Told(sample.context_poses, sample.target_poses(no_context))
