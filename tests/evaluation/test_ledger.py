@@ -13,6 +13,7 @@ from v4s_lib.evaluation.ledger import (
     UNTESTED,
     Check,
     Checked,
+    brief_table,
     describe,
     evaluate,
     judge_claim,
@@ -143,6 +144,15 @@ def test_a_decisive_check_that_fails_decides(folder):
     missed = check(method="ours", metric="score", at_least=0.9, decisive=True)
     claim = {**CLAIM, "checks": [held, missed], "command": "x"}
     assert judge_claim(claim, 1, folder).verdict == NOT_REPRODUCED
+
+
+def test_a_claim_of_which_something_was_not_asked_is_reproduced_in_part_at_most(folder):
+    held = check(method="ours", metric="score", at_least=0.1, decisive=True)
+    missed = check(method="ours", metric="score", at_least=0.9, decisive=True)
+    for checks, verdict in (([held], IN_PART), ([held, missed], NOT_REPRODUCED)):
+        entry = judge_claim({**CLAIM, "checks": checks, "command": "x", "lacks": "a park"}, 1, folder)
+        assert entry.verdict == verdict
+        assert all("; it lacks a park | **" in table([entry]) for table in (ledger_table, brief_table))
 
 
 def test_what_was_not_run_has_no_verdict(folder):
