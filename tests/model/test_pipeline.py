@@ -13,6 +13,7 @@ from torch import Tensor
 from v4s_lib.data.episodes import load_episode, write_episode
 from v4s_lib.data.files import sha256, verify
 from v4s_lib.model import way
+from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
@@ -110,6 +111,8 @@ def test_guidance_can_leave_the_context_where_it_is(make, inputs):
 
 
 SIGHTED = {"localize_after": 1, "see_places": 4, "position_size": (2, 3), "paint": True}
+FINDING = SIGHTED | {"text_dim": 6, "vocabulary": ["ball", "red", "the"], "find_words": 4}
+SOUGHT = {"camera_path": None, "instruction": "the red ball"}
 
 
 @pytest.mark.parametrize("guide_context", [True, False])
@@ -139,21 +142,46 @@ def test_start_frames_are_placed_and_views_made_once_a_branch(make, inputs, monk
 def test_a_start_frame_is_placed_once_for_its_plan_and_its_clip(make, inputs, monkeypatch):
     starts, own = [], way.place_start
     monkeypatch.setattr(way, "place_start", lambda *given, **more: starts.append(own(*given, **more)) or starts[-1])
-    pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)
-    pipeline(**inputs | {"camera_path": None, "instruction": "the red ball", "num_frames": 9})
+    make(**FINDING)(**inputs | SOUGHT | {"num_frames": 9})
     assert len(starts) == 1
 
 
 @pytest.mark.parametrize("tail", [0, 1])
 def test_a_model_with_sight_turns_on_the_spot_and_stands_still_in_the_tail(make, inputs, tail):
-    pipeline = make(**SIGHTED, text_dim=6, vocabulary=["ball", "red", "the"], find_words=4)
+    pipeline = make(**FINDING)
     pipeline.register_to_config(tail_latents=tail)
-    path = pipeline(**inputs | {"camera_path": None, "instruction": "the red ball", "num_frames": 13}).camera_path
+    path = pipeline(**inputs | SOUGHT | {"num_frames": 13}).camera_path
     frames = path.flatten(1, 2)[:, 3:]
     torch.testing.assert_close(frames[..., :3, 3], torch.zeros_like(frames[..., :3, 3]), **CLOSE)
     steps = rotation_angle(frames[:, 1:], frames[:, :-1])
     moving = 12 - 4 * tail
     assert steps.shape[1] == 12 and (steps[:, 1 : moving - 1] > 0.5).all() and (steps[:, moving:] < 0.1).all()
+
+
+def test_a_clip_too_short_for_its_tail_moves_all_the_same(make, inputs):
+    """No box is drawn, then: there is no still frame to draw it into."""
+    pipeline = make(**FINDING)
+    alone = pipeline(**inputs | SOUGHT | {"num_frames": 5})
+    pipeline.register_to_config(tail_latents=1)
+    pipeline.register_modules(box_drawer=BoxDrawer())
+    output, longer = (pipeline(**inputs | SOUGHT | {"num_frames": count}) for count in (5, 9))
+    path = output.camera_path
+    assert torch.equal(output.frames, alone.frames) and torch.equal(path, alone.camera_path)
+    torch.testing.assert_close(path[:, 1], longer.camera_path[:, 1], **CLOSE)
+    assert (rotation_angle(path[:, 1, -1], path[:, 0, -1]) > 0.5).all()
+
+
+def test_guidance_leaves_the_plan_as_it_is(make, inputs):
+    pipeline = make(**FINDING)
+    alone, guided = (pipeline(**inputs | SOUGHT, num_frames=9, guidance_scale=scale) for scale in (1.0, 2.0))
+    assert torch.equal(alone.camera_path, guided.camera_path)
+    assert (alone.frames - guided.frames).abs().max() > 1e-3
+
+
+def test_with_nothing_to_look_it_up_in_the_camera_stays(make, inputs):
+    output = make(**FINDING)(**inputs | SOUGHT | {"context_video": None, "num_frames": 9})
+    torch.testing.assert_close(output.camera_path, torch.eye(4).expand(2, 3, 4, 4, 4), **CLOSE)
+    assert output.boxes == [None, None]
 
 
 def test_a_seed_gives_one_video(make, inputs):
