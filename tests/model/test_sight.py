@@ -58,13 +58,13 @@ def test_frames_are_placed_by_what_they_share_without_a_guess(make_path, wrong, 
 
 
 def test_a_chain_takes_the_way_for_which_most_speaks(make_path):
-    """The pairs of the first and the last frame are wrong but few; by way of the second it is known where it stands."""
+    """The pairs of the first and the last frame are wrong, but half as many: one goes by way of the second."""
     truth = make_path(1, 3)
     truth = inverse(truth[:, -1:]) @ truth
     pairs = true_pairs(truth, count=900)
     direct = (pairs.of_one - pairs.of_other).abs() == 2
     pairs.other.place = torch.where(direct[..., None], pairs.other.place + 1, pairs.other.place)
-    for weight, home in ((0.02, True), (1.0, False)):
+    for weight, home in ((0.02, True), (0.5, True), (1.0, False)):
         found = chain(replace(pairs, weight=torch.where(direct, weight, 1.0)), 3)
         assert (errors(found, truth)[1] < 0.05) == home
 
