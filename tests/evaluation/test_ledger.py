@@ -150,15 +150,14 @@ def test_a_claim_of_which_something_was_not_asked_is_reproduced_in_part_at_most(
     held = check(method="ours", metric="score", at_least=0.1, decisive=True)
     missed = check(method="ours", metric="score", at_least=0.9, decisive=True)
     for checks, verdict in (([held], IN_PART), ([held, missed], NOT_REPRODUCED)):
-        entry = judge_claim({**CLAIM, "checks": checks, "command": "x", "lacks": "a park"}, 1, folder)
+        entry = judge_claim({**CLAIM, "checks": checks, "command": "x", "not_asked": "a park"}, 1, folder)
         assert entry.verdict == verdict
-        assert all("; it lacks a park | **" in table([entry]) for table in (ledger_table, brief_table))
+        assert all("; not asked: a park | **" in table([entry]) for table in (ledger_table, brief_table))
 
 
 def test_what_was_not_run_has_no_verdict(folder):
     claim = {**CLAIM, "checks": [{"results": "later", "pair": "a - b", "at_least": 1}], "command": "x"}
     assert judge_claim(claim, 1, folder).verdict == NOT_RUN
-    assert judge_claim({**CLAIM, "needs": "a baseline"}, 1).verdict == UNTESTED
 
 
 def test_nothing_is_compared_where_what_it_presupposes_does_not_hold(folder):

@@ -3,8 +3,7 @@
 ``data_manifests/ledger/claims.yaml`` says of every claim what is measured and what would count as reproduced, before
 the experiment is run. Figures come from the stored results, which must belong to the shipped weights, and from those of
 other training seeds (``results/seed*``), which must belong to the trainings on record. A verdict is computed, never
-written: all checks hold, some do, or none does. A check holds if it does for every seed. A claim of which something
-is not asked is reproduced in part at most.
+written. A check holds if it does for every seed.
 """
 
 import json
@@ -105,14 +104,12 @@ def read_ledger(claims: dict[str, Any] | None = None, folder: Path | None = None
 def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = None) -> Entry:
     """The verdict on one claim; with too few training seeds behind any of its checks, a preliminary one.
 
-    All checks hold: reproduced, or in part where there is something of the claim that they do not ask for (``lacks``).
+    All checks hold: reproduced, or in part where there is something of the claim that none asks for (``not_asked``).
     Some do, and with them every decisive one: in part. Otherwise: not reproduced. Where what the claim presupposes
     (``only_if``) does not hold, nothing is compared.
     """
     if "proved_by" in claim:
         return Entry(claim, BY_DESIGN)
-    if "needs" in claim:
-        return Entry(claim, UNTESTED)
     folder = folder or results.RESULTS
     if "only_if" in claim:
         if not _file(claim["only_if"], folder).is_file():
@@ -125,7 +122,7 @@ def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = 
     checks = [on_every_seed(check, folder) for check in claim["checks"]]
     held = sum(check.holds for check in checks)
     decided = all(check.holds for check in checks if check.decisive)
-    whole = held == len(checks) and "lacks" not in claim
+    whole = held == len(checks) and "not_asked" not in claim
     verdict = REPRODUCED if whole else IN_PART if held and decided else NOT_REPRODUCED
     trainings = [check.trainings for check in checks if check.trainings is not None]
     if trainings and min(trainings) < seeds_wanted:
@@ -220,9 +217,9 @@ def ledger_table(entries: list[Entry]) -> str:
     for entry in entries:
         claim = entry.claim
         ours = "; ".join(describe(check) for check in entry.checks)
-        ours = ours or (f"needs {claim['needs']}" if "needs" in claim else claim.get("proved_by", "–"))
+        ours = ours or claim.get("proved_by", "–")
         ours += f"; it takes {claim['takes']}" if entry.checks and entry.verdict == UNTESTED else ""
-        ours += f"; it lacks {claim['lacks']}" if "lacks" in claim else ""
+        ours += f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 
@@ -234,7 +231,7 @@ def brief_table(entries: list[Entry]) -> str:
         claim = entry.claim
         shown = entry.worst or (entry.checks[0] if entry.checks else None)
         ours = f"{shown.seeds[0].what}: {_figures(shown)} ({shown.seeds[0].bar})" if shown else "–"
-        ours += f"; it lacks {claim['lacks']}" if "lacks" in claim else ""
+        ours += f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
         lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
     return "\n".join(lines)
 
