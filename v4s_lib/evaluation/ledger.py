@@ -8,6 +8,7 @@ written. A check holds if it does for every seed.
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -212,27 +213,34 @@ def _find(place: dict[str, Any], name: str, file: str) -> Any:
 
 
 def ledger_table(entries: list[Entry]) -> str:
-    """The ledger in Markdown: a claim a line."""
-    lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
-    for entry in entries:
-        claim = entry.claim
-        ours = "; ".join(describe(check) for check in entry.checks)
-        ours = ours or claim.get("proved_by", "–")
-        ours += f"; it takes {claim['takes']}" if entry.checks and entry.verdict == UNTESTED else ""
-        ours += f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
-        lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
-    return "\n".join(lines)
+    """The ledger in Markdown: a claim a line, with all its checks."""
+
+    def ours(entry: Entry) -> str:
+        checks = "; ".join(describe(check) for check in entry.checks)
+        takes = f"; it takes {entry.claim['takes']}" if entry.checks and entry.verdict == UNTESTED else ""
+        return (checks or entry.claim.get("proved_by", "–")) + takes
+
+    return _table(entries, ours)
 
 
 def brief_table(entries: list[Entry]) -> str:
     """The verdicts in Markdown: a claim a line, with the figure that misses its bar most, or its first one."""
+
+    def ours(entry: Entry) -> str:
+        shown = entry.worst or (entry.checks[0] if entry.checks else None)
+        return f"{shown.seeds[0].what}: {_figures(shown)} ({shown.seeds[0].bar})" if shown else "–"
+
+    return _table(entries, ours)
+
+
+def _table(entries: list[Entry], ours: Callable[[Entry], str]) -> str:
+    """A claim a line, with what ``ours`` says of its figures, and what of it was not asked."""
     lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
     for entry in entries:
         claim = entry.claim
-        shown = entry.worst or (entry.checks[0] if entry.checks else None)
-        ours = f"{shown.seeds[0].what}: {_figures(shown)} ({shown.seeds[0].bar})" if shown else "–"
-        ours += f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
-        lines.append(f"| {claim['id']} | {claim['claim']} | {claim['original']} | {ours} | **{entry.verdict}** |")
+        lacking = f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
+        cells = [claim["id"], claim["claim"], claim["original"], ours(entry) + lacking, f"**{entry.verdict}**"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
