@@ -23,7 +23,7 @@ LENGTHS = {"scan_latents": (8, 8), "pool_latents": 6, "context_latents": 4, "tar
 REDUCED = replace(
     BASE,
     task=replace(BASE.task, **LENGTHS, gap=4, samples=1),
-    model=BASE.model | {"num_layers": 2, "localize_after": 1},
+    model=BASE.model | {"num_layers": 4, "localize_after": 1},  # more than one file holds
     steps=3,
     locate_steps=1,
     ramp_steps=2,
