@@ -9,7 +9,7 @@ from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.targets import middle
 from v4s_lib.evaluation.baselines import posed
-from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, predict
+from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, measure_plan, predict
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import turning
@@ -48,19 +48,30 @@ def test_shapes_and_the_start_frame(pipeline):
     torch.testing.assert_close(last, torch.eye(4), atol=1e-5, rtol=0)
 
 
-def test_a_plan_is_measured_against_the_object(pipeline, monkeypatch):
+def test_a_plan_is_measured_against_the_object(pipeline):
     """A plan that ends half a turn from the start is off by what the start's back is; one that stays by what it is."""
-    episode, stays = grounding_episode("validation", 1, SMOKE.task), torch.eye(4).expand(1, 5, 4, 4, 4)
-    for path, start in ((stays, 1), (stays @ torch.diag(torch.tensor([-1.0, 1, -1, 1])), -1)):
-        monkeypatch.setattr(pipeline, "plan", lambda *_, path=path: (path, None))
-        measures = diagnose_plan(pipeline, SMOKE, 1)
-        off = _off(episode.target_c2w[0], middle(episode.item))
-        assert off > 45  # it does not show it
+    episode = grounding_episode("validation", 1, SMOKE.task)
+    off = _off(episode.target_c2w[0], middle(episode.item))
+    assert off > 45  # the start frame does not show it
+    for last, expected in ((torch.eye(4), off), (torch.diag(torch.tensor([-1.0, 1, -1, 1])), 180 - off)):
+        measures = measure_plan(last, episode)
         assert measures["start frame off the object (deg)"] == pytest.approx(off)
-        expected = off if start == 1 else 180 - off
         assert measures["plan, last frame off the object (deg)"] == pytest.approx(expected, abs=1e-2)
     assert _off(torch.eye(4), torch.tensor([0.0, 0, 3])) == pytest.approx(0, abs=1e-3)
     assert _off(torch.eye(4), torch.tensor([2.0, 0, 2])) == pytest.approx(45, abs=1e-3)
+
+
+def test_the_plan_that_is_measured_is_the_pipelines(pipeline):
+    episode = grounding_episode("validation", 1, SMOKE.task)
+    output = pipeline(
+        episode.scan.rgb,
+        episode.target_frames[:1],
+        instruction=episode.instruction,
+        num_frames=len(episode.target_frames),
+        num_context_latents=SMOKE.task.context_latents,
+        num_inference_steps=1,
+    )
+    assert diagnose_plan(pipeline, SMOKE, 1) == measure_plan(output.camera_path[0, -1, -1], episode)
 
 
 def test_the_command_prints_a_table_and_refuses_an_unknown_preset(capsys):

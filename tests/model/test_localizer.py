@@ -166,6 +166,18 @@ def test_a_camera_turns_to_a_place():
     assert (steps > 0).all() and steps.max() < 1.6 / 24 and steps[:, [0, -1]].max() < 0.3 / 24
 
 
+@pytest.mark.parametrize("dip", [90.0, -90.0])
+def test_a_camera_that_looks_straight_down_or_up_turns_to_a_place(dip):
+    """What its picture's top or bottom shows is ahead of it, so that it goes on without a jump."""
+    start = pose(torch.zeros(1, 3), torch.tensor([0.5]), torch.tensor([-dip]).deg2rad())
+    place, down = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    path = turn_to(start, place, down, 24)
+    check_rigid(path, "a path")
+    turns = rotation_angle(torch.cat([start[:, None], path[:, :-1]], dim=1), path)
+    assert turns[0, 0] < 1 and turns.max() < 15
+    torch.testing.assert_close(path[:, -1, :3, 2], torch.nn.functional.normalize(place, dim=-1), **CLOSE)
+
+
 def test_where_things_fall():
     """Across the right axes of level cameras, whichever way they pitch; without a turn, along their down axes."""
     path = level_path().flatten(1, 2)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from v4s_lib.command import command
-from v4s_lib.data.grounding import grounding_episode
+from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.targets import middle
@@ -107,12 +107,16 @@ def diagnose_plan(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -
         num_context_latents=preset.task.context_latents,
         num_inference_steps=1,
     )
-    start = episode.target_c2w[0]
-    ends = {
-        "plan, last frame off the object (deg)": start @ output.camera_path[0, -1, -1],
-        "start frame off the object (deg)": start,
+    return measure_plan(output.camera_path[0, -1, -1], episode)
+
+
+def measure_plan(last: Tensor, episode: GroundingEpisode) -> dict[str, float]:
+    """Degrees off the object of a plan's last frame (4, 4), in the start frame's axes, and of the start frame."""
+    start, goal = episode.target_c2w[0], middle(episode.item)
+    return {
+        "plan, last frame off the object (deg)": _off(start @ last, goal),
+        "start frame off the object (deg)": _off(start, goal),
     }
-    return {name: _off(c2w, middle(episode.item)) for name, c2w in ends.items()}
 
 
 def _off(c2w: Tensor, goal: Tensor) -> float:

@@ -20,6 +20,7 @@ FRAMES = 4  # a latent
 TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell how long ago a context latent was taken
 SMOOTH = 9  # frames, an odd number, over which a head's plan is averaged: two latents and one; our choice
 STEEP = 1 - 1e-6  # sine of how far a camera looks up or down at most: straight down has no horizon
+LEAN = 1e-3  # radians that a camera which looks straight down is lifted by, for it to have one
 HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
@@ -133,7 +134,8 @@ def smooth(planned: Tensor) -> Tensor:
 def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int) -> Tensor:
     """The path (B, frames, 4, 4) of a camera that turns on the spot until it looks at ``place``: geometry alone.
 
-    It goes the shorter way round, level, from rest to rest, and looks up or down as it goes.
+    It goes the shorter way round, level, from rest to rest, and looks up or down as it goes. What looks straight down
+    has the top of its picture ahead, what looks straight up the bottom.
 
     Args:
         start: (B, 4, 4) c2w, from which it goes on; not itself part of the path.
@@ -143,7 +145,9 @@ def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int) -> Tensor:
     with torch.autocast(start.device.type, enabled=False):
         time = torch.linspace(0, 1, frames + 1, device=start.device)[1:]
         done = time.square() * (3 - 2 * time)
-        (dip, ahead), (last_dip, goal) = (_split(way, down) for way in (start[:, :3, 2], place - start[:, :3, 3]))
+        front, sunk = start[:, :3, 2], (start[:, :3, 2] * down).sum(dim=-1, keepdim=True)
+        front = torch.where(sunk.abs() > STEEP, front - LEAN * sunk.sign() * start[:, :3, 1], front)
+        (dip, ahead), (last_dip, goal) = (_split(way, down) for way in (front, place - start[:, :3, 3]))
         turn = torch.atan2((torch.linalg.cross(ahead, goal, dim=-1) * down).sum(-1), (ahead * goal).sum(-1))
         ahead = (turning(down[:, None] * (done * turn[:, None])[..., None]) @ ahead[:, None, :, None])[..., 0]
         dip = (dip[:, None] + done * (last_dip - dip)[:, None])[..., None]
