@@ -39,7 +39,7 @@ def result(arm: str, seed: int, values: list[float], **changes: object) -> dict:
         "start": "located",
         "targets_seen": 100,
         "weights_sha256": f"{arm}{seed}",
-        "measure": "picture",
+        "measure": "navigation",
     } | changes
     scored = {"ours": {"psnr_recall": values, "psnr": values}}
     scored["no_context"] = {"psnr_recall": [value - 3 for value in values]}
@@ -108,7 +108,7 @@ def test_arms_are_found_by_their_folders(runs, tmp_path):
 def test_a_folder_with_another_arm_than_its_name_is_refused(runs, tmp_path):
     (tmp_path / "gap_0-seed3").symlink_to(runs / "reference-seed3")
     with pytest.raises(ValueError, match="^expected in .*gap_0-seed3 the task.gap of arm gap_0, got another"):
-        score_run(tmp_path / "gap_0-seed3", "picture", "validation", 1, tmp_path)
+        score_run(tmp_path / "gap_0-seed3", "navigation", "validation", 1, tmp_path)
 
 
 def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
@@ -120,12 +120,16 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     kept["methods"]["ours"]["psnr"] = 5.0
     first.write_text(json.dumps(kept) + "\n")
     assert main([*asked, "--episodes", "2"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["no_box-picture.json", "reference-picture.json", "scored"]
-    own = json.loads((out / "scored" / "no_box-seed3-picture.json").read_text())
+    assert sorted(path.name for path in out.iterdir()) == [
+        "no_box-navigation.json",
+        "reference-navigation.json",
+        "scored",
+    ]
+    own = json.loads((out / "scored" / "no_box-seed3-navigation.json").read_text())
     assert own["per_episode"]["ours"]["psnr"][0] == 5.0 and len(own["per_episode"]["ours"]["psnr"]) == 2
     assert (own["targets_seen"], own["training_seed"], len(own["weights_sha256"])) == (2 * 2 * 2, 3, 64)
     assert "| no_box | clips end without the box tail | psnr_recall |" in capsys.readouterr().out
-    check = {"results": "no_box-picture", "pair": "no_box - reference, psnr", "at_least": -100.0}
+    check = {"results": "no_box-navigation", "pair": "no_box - reference, psnr", "at_least": -100.0}
     assert evaluate(check, out).holds
     assert main([*asked, "--arms", "gap_0"]) == 2
 
@@ -136,17 +140,20 @@ def test_an_arm_is_compared_with_a_reference_of_which_the_figures_alone_are_left
     assert main(["--runs", str(runs), "--arms", "reference", *asked]) == 0
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "no_box-seed3").symlink_to(runs / "no_box-seed3")
-    assert not (out / "no_box-picture.json").exists()
+    assert not (out / "no_box-navigation.json").exists()
     assert main(["--runs", str(tmp_path / "left"), *asked]) == 0
-    found = json.loads((out / "no_box-picture.json").read_text())
+    found = json.loads((out / "no_box-navigation.json").read_text())
     assert sorted(found["weights"]) == ["no_box-seed3", "reference-seed3"]
 
 
 @pytest.mark.parametrize(
     ("measure", "metrics"),
-    [("following", ["navigation_accuracy"]), ("handheld", ["psnr_recall", "retention", "handheld_psnr_recall"])],
+    [
+        ("navigation", ["psnr_recall", "navigation_accuracy", "sd"]),
+        ("handheld", ["psnr_recall", "retention", "handheld_psnr_recall"]),
+    ],
 )
-def test_costlier_measures_come_by_flags(runs, tmp_path, measure, metrics):
+def test_each_measure_has_its_metrics(runs, tmp_path, measure, metrics):
     scored = score_run(runs / "no_box-seed3", measure, "validation", 1, tmp_path, progress=False)
     assert set(metrics) <= set(scored["per_episode"]["ours"])
     assert ("handheld_no_context" in scored["per_episode"]) == (measure == "handheld")
@@ -164,7 +171,7 @@ def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
     assert len(asked) >= 10
     for check in (claim["only_if"] for claim in claims if "only_if" in claim):
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
-        assert check["pair"] == f"{name} - {name} without context, psnr_recall" and measure == "picture"
+        assert check["pair"] == f"{name} - {name} without context, psnr_recall" and measure == "navigation"
         assert get_arm(name).reference == name
     for check in asked:
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
@@ -176,8 +183,10 @@ def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
 
 def test_the_table_says_what_is_stored(tmp_path):
     references = [result("reference", 1, [10.0, 20.0])]
-    (tmp_path / "no_box-picture.json").write_text(json.dumps(compare([result("no_box", 1, [11.0, 21.0])], references)))
-    (tmp_path / "reference-picture.json").write_text(json.dumps(compare(references, references)))
+    (tmp_path / "no_box-navigation.json").write_text(
+        json.dumps(compare([result("no_box", 1, [11.0, 21.0])], references))
+    )
+    (tmp_path / "reference-navigation.json").write_text(json.dumps(compare(references, references)))
     lines, mean = arms_table(tmp_path).splitlines()[2:], "16.00 [11.00, 21.00]"
     own, changes = "+3.00 [+3.00, +3.00] | 2 |", get_arm("no_box").changes
     assert lines[0].endswith(f"as it is | psnr_recall | 15.00 [10.00, 20.00] | – | {own}")

@@ -82,8 +82,8 @@ def score_run(
         progress,
     )
     values = {
-        method: {metric: [line["methods"][method][metric] for line in lines] for metric in units}
-        for method in lines[0]["methods"]
+        method: {metric: [line["methods"][method][metric] for line in lines] for metric in units if metric in measures}
+        for method, measures in lines[0]["methods"].items()
     }
     if measure == "handheld":
         values["ours"]["retention"] = kept_shares(lines).tolist()
@@ -198,7 +198,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.trained", description=__doc__)
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the arms were trained (default: {RUNS})")
     parser.add_argument("--arms", nargs="+", default=[], choices=list(ARMS), help="some of them (default: all)")
-    parser.add_argument("--measures", nargs="+", default=["picture"], choices=list(MEASURES), help="(default: picture)")
+    parser.add_argument(
+        "--measures", nargs="+", default=["navigation"], choices=list(MEASURES), help="default: navigation"
+    )
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
     parser.add_argument("--out", type=Path, default=FOLDER)

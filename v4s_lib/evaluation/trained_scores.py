@@ -42,44 +42,38 @@ def sample(
     return sample_clips(pipeline, video, episode, preset, seed, 1, latents).frames[0]
 
 
-def score_picture(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
-    """Pictures, on the pixels that the same context latents tell in all arms."""
-    episode = navigation_episode(split, index, preset.task)
-    return _pictures(pipeline, preset, episode, {"": episode}, episode_seed(seed, index))
+def score_navigation(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
+    """Pictures, on the pixels that the same context latents tell in all arms, and whether the path was followed."""
+    episode, seed = navigation_episode(split, index, preset.task), episode_seed(seed, index)
+    clips = _clips(pipeline, preset, {"": episode}, seed)
+    scores = _pictures(clips, episode, preset, seed)
+    return scores | {"ours": scores["ours"] | follow(clips["ours"], episode, preset, split, index)}
 
 
 def score_handheld(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
     """Pictures in the training's domain, and where scan and start frame come from a phone; the truth is the same."""
-    episode = navigation_episode(split, index, preset.task)
-    seed = episode_seed(seed, index)
+    episode, seed = navigation_episode(split, index, preset.task), episode_seed(seed, index)
     phone = by_phone(episode, preset.task, seed)
-    return _pictures(pipeline, preset, episode, {"": episode, "handheld_": phone}, seed)
+    return _pictures(_clips(pipeline, preset, {"": episode, "handheld_": phone}, seed), episode, preset, seed)
 
 
-def _pictures(
-    pipeline: Video4SpatialPipeline,
-    preset: Preset,
-    truth: NavigationEpisode,
-    shown: dict[str, NavigationEpisode],
-    seed: int,
-) -> Scores:
-    """The measures of a clip with context and one without for each episode ``shown``, by prefix of the method."""
+def _clips(
+    pipeline: Video4SpatialPipeline, preset: Preset, shown: dict[str, NavigationEpisode], seed: int
+) -> dict[str, Tensor]:
+    """A clip with context and one without for each episode ``shown``, by prefix of the method."""
+    return {
+        prefix + name: sample(pipeline, preset, episode, context, seed)
+        for prefix, episode in shown.items()
+        for name, context in (("ours", True), ("no_context", False))
+    }
+
+
+def _pictures(clips: dict[str, Tensor], truth: NavigationEpisode, preset: Preset, seed: int) -> Scores:
+    """What the clips are worth as pictures of ``truth``."""
     length = (len(truth.scan.rgb) - 1) // FRAMES_PER_LATENT + 1
     used = sample_context(length, preset.task.context_latents, torch.Generator().manual_seed(seed))
     known = truth.known(grouped_frames(used).flatten().unique(), preset.task.camera)
-    scores = {}
-    for prefix, episode in shown.items():
-        for name, context in (("ours", True), ("no_context", False)):
-            clip = sample(pipeline, preset, episode, context, seed)
-            scores[prefix + name] = picture_measures(clip, truth.target.rgb, known)
-    return scores
-
-
-def score_following(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
-    """Whether the instructed path was followed."""
-    episode = navigation_episode(split, index, preset.task)
-    clip = sample(pipeline, preset, episode, True, episode_seed(seed, index))
-    return {"ours": follow(clip, episode, preset, split, index)}
+    return {name: picture_measures(clip, truth.target.rgb, known) for name, clip in clips.items()}
 
 
 def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
@@ -102,9 +96,9 @@ def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str,
     return judge_clips(clips, episode, *shipped_judges(preset.name), preset.task)
 
 
+NAVIGATION_UNITS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "rotation_error": "deg", "sd": "1"}
 MEASURES: dict[str, tuple[Score, dict[str, str]]] = {  # how to score, and the units of what is compared
-    "picture": (score_picture, {"psnr_recall": "dB", "psnr": "dB"}),
-    "following": (score_following, {"navigation_accuracy": "1", "rotation_error": "deg"}),
+    "navigation": (score_navigation, NAVIGATION_UNITS),
     "grounding": (score_grounding, {"if_sd02": "1", "if": "1", "sd": "1"}),
     "handheld": (score_handheld, {"psnr_recall": "dB"}),
 }
