@@ -11,6 +11,7 @@ import pytest
 from v4s_lib.evaluation.ledger import evaluate, load_claims
 from v4s_lib.evaluation.trained import HANDHELD, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.__main__ import main as train
 from v4s_lib.training.arms import arm_preset, get_arm
 from v4s_lib.training.presets import PRESETS, SMALL, SMOKE
@@ -101,7 +102,7 @@ def test_every_arm_meets_the_rooms_of_its_scale():
 def test_arms_are_found_by_their_folders(runs, tmp_path):
     assert find_runs(runs, []) == {"reference": [3], "no_box": [3], "plain_two_way": [3]}
     assert find_runs(runs, ["no_box"]) == {"no_box": [3]}
-    with pytest.raises(FileNotFoundError, match="^expected trained arms in .*, got none: run python -m"):
+    with pytest.raises(FileNotFoundError, match="^expected trained arms in .*, got none: train some with --seeds"):
         find_runs(tmp_path, [])
 
 
@@ -132,6 +133,28 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     check = {"results": "no_box-navigation", "pair": "no_box - reference, psnr", "at_least": -100.0}
     assert evaluate(check, out).holds
     assert main([*asked, "--arms", "gap_0"]) == 2
+
+
+def test_one_command_trains_what_is_missing_and_compares(runs, tmp_path, capsys, monkeypatch):
+    """Stopped after a step it goes on from there; asked again it trains nothing."""
+    monkeypatch.setitem(PRESETS, "smoke", replace(SMOKE, validation_rooms=1))
+    own, out = tmp_path / "runs", tmp_path / "out"
+    asked = ["--preset", "smoke", "--arms", "reference", "no_box", "--seeds", "3", "--steps", "2", "--runs", str(own)]
+    asked += ["--init", str(runs / "init"), "--split", "validation", "--episodes", "1", "--out", str(out)]
+    asked += ["--store", str(tmp_path / "store")]
+    assert main([*asked, "--minutes", "1e-4"]) == 0
+    assert "not trained yet: reference-seed3, no_box-seed3; run the same command" in capsys.readouterr().err
+    assert len((own / "reference-seed3" / "log.jsonl").read_text().splitlines()) >= 1 and not out.exists()
+    assert main(asked) == 0
+    found = json.loads((out / "no_box-navigation.json").read_text())
+    assert set(found["targets_seen"].values()) == {2 * 2 * 2}
+    for arm in ("reference", "no_box"):
+        digest = json.loads((out / "scored" / f"{arm}-seed3-navigation.json").read_text())["weights_sha256"]
+        trained = load_pipeline(arm_preset(arm, SMOKE, 2), runs / f"{arm}-seed3" / "weights")
+        assert weights_digest(trained.transformer) == digest  # as trained alone, in one go
+    written = [path.stat().st_mtime_ns for path in own.rglob("*.safetensors")]
+    assert main(asked) == 0
+    assert [path.stat().st_mtime_ns for path in own.rglob("*.safetensors")] == written
 
 
 def test_an_arm_is_compared_with_a_reference_of_which_the_figures_alone_are_left(runs, tmp_path):
@@ -173,6 +196,13 @@ def test_every_check_of_the_ledger_asks_for_a_trained_arm_and_its_measure():
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
         assert check["pair"] == f"{name} - {name} without context, psnr_recall" and measure == "navigation"
         assert get_arm(name).reference == name
+    for claim in claims:
+        for check in claim.get("checks", []):
+            if check["results"].startswith("arms/"):
+                name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
+                words = claim["command"].split()
+                assert {name, get_arm(name).reference, "--seeds", "--episodes"} <= set(words)
+                assert measure in words or (measure == "navigation" and "--measures" not in words)
     for check in asked:
         name, measure = check["results"].removeprefix("arms/").rsplit("-", 1)
         reference, units = get_arm(name).reference, MEASURES[measure][1] | HANDHELD | {"training_seeds": "1"}

@@ -1,9 +1,10 @@
-"""``python -m v4s_lib.evaluation.trained --runs runs/arms``: trained arms, scored on the same test rooms and compared.
+"""``python -m v4s_lib.evaluation.trained --seeds 1 2 3``: arms are trained, scored on the same test rooms and compared.
 
-``--runs`` holds what ``python -m v4s_lib.training --arm NAME`` wrote: folders ``NAME-seedS``. Episodes are scored one
-at a time and kept: a stopped run goes on. Figures go to ``data_manifests/results/arms``: one JSON for each arm, seed
-and measure with its provenance, and one for each arm and measure, compared with its reference, and with itself without
-context, room by room.
+``--runs`` holds their trainings, folders ``NAME-seedS``. Those of ``--seeds`` that are not there yet are trained first,
+as by ``python -m v4s_lib.training --arm NAME --seed S``; without ``--seeds`` what is there is scored. Episodes are
+scored one at a time and kept: a stopped run goes on, in training, too. Figures go to ``data_manifests/results/arms``:
+one JSON for each arm, seed and measure with its provenance, and one for each arm and measure, compared with its
+reference, and with itself without context, room by room.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from v4s_lib.evaluation.results import RESULTS, save_results
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
-from v4s_lib.training.arms import ARMS, RUNS, arm_preset, get_arm
+from v4s_lib.training.all_arms import train_arms
+from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, get_arm
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.ship import run_facts
@@ -45,7 +47,7 @@ def find_runs(root: Path, names: list[str]) -> dict[str, list[int]]:
         if seeds:
             found[name] = seeds
     if not found:
-        raise FileNotFoundError(f"expected trained arms in {root}, got none: run python -m v4s_lib.training --arm NAME")
+        raise FileNotFoundError(f"expected trained arms in {root}, got none: train some with --seeds")
     return found
 
 
@@ -193,7 +195,7 @@ def _cell(row: dict[str, Any], sign: str) -> str:
     return "–" if None in known else "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign)
 
 
-@command("scored episodes are kept; run the same command to go on")
+@command("what is trained and scored is kept; run the same command to go on")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.trained", description=__doc__)
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the arms were trained (default: {RUNS})")
@@ -205,7 +207,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--store", type=Path, default=RUNS / "scored", help="scored episodes, to go on from")
+    training = parser.add_argument_group("training")
+    training.add_argument("--seeds", type=int, nargs="+", default=[], help="train what is missing of these seeds first")
+    training.add_argument("--preset", default="small", help="that the arms change (default: small)")
+    training.add_argument("--steps", type=int, default=STEPS, help=f"of every arm (default: {STEPS})")
+    training.add_argument("--minutes", type=float, help="train for so long at most; run again to go on")
+    training.add_argument("--init", type=Path, help="folder of weights to start from (default: what ships)")
     args = parser.parse_args(arguments)
+    preset, asked = get_preset(args.preset), args.arms or list(ARMS)
+    missing = train_arms(asked, args.seeds, preset, args.runs, args.steps, args.minutes, args.init)
+    if missing:
+        print(f"not trained yet: {', '.join(missing)}; run the same command to go on", file=sys.stderr)
+        return
     found = find_runs(args.runs, args.arms)
     for measure in args.measures:
         for name, seeds in found.items():
