@@ -101,9 +101,11 @@ def test_every_arm_meets_the_rooms_of_its_scale():
 
 def test_arms_are_found_by_their_folders(runs, tmp_path):
     assert find_runs(runs, []) == {"reference": [3], "no_box": [3], "plain_two_way": [3]}
-    assert find_runs(runs, ["no_box"]) == {"no_box": [3]}
+    assert find_runs(runs, ["no_box"]) == find_runs(runs, ["no_box"], [2, 3]) == {"no_box": [3]}
     with pytest.raises(FileNotFoundError, match="^expected trained arms in .*, got none: train some with --seeds"):
         find_runs(tmp_path, [])
+    with pytest.raises(FileNotFoundError, match="^expected trained arms"):
+        find_runs(runs, [], [4])
 
 
 def test_a_folder_with_another_arm_than_its_name_is_refused(runs, tmp_path):

@@ -1,16 +1,17 @@
 """``python -m v4s_lib.evaluation.trained --seeds 1 2 3``: arms are trained, scored on the same test rooms and compared.
 
-``--runs`` holds their trainings, folders ``NAME-seedS``. Those of ``--seeds`` that are not there yet are trained first,
-as by ``python -m v4s_lib.training --arm NAME --seed S``; without ``--seeds`` what is there is scored. Episodes are
-scored one at a time and kept: a stopped run goes on, in training, too. Figures go to ``data_manifests/results/arms``:
-one JSON for each arm, seed and measure with its provenance, and one for each arm and measure, compared with its
-reference, and with itself without context, room by room.
+``--runs`` holds their trainings, folders ``NAME-seedS``. Those of ``--seeds`` are scored, and trained first where they
+are not there, as by ``python -m v4s_lib.training --arm NAME --seed S``; without ``--seeds`` what is there is scored.
+Episodes are scored one at a time and kept: a stopped run goes on, in training, too. Figures go to
+``data_manifests/results/arms``: one JSON for each arm, seed and measure with its provenance, and one for each arm and
+measure, compared with its reference, and with itself without context, room by room.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ WITHOUT = " without context"
 HANDHELD = {"retention": "1", "handheld_psnr_recall": "dB"}  # what measure handheld has beside its own metric
 
 
-def find_runs(root: Path, names: list[str]) -> dict[str, list[int]]:
-    """Seeds of every trained arm in ``root``, in the table's order; ``names`` limits them to some arms."""
+def find_runs(root: Path, names: list[str], wanted: Sequence[int] = ()) -> dict[str, list[int]]:
+    """Seeds of every trained arm in ``root``, in the table's order; ``names`` limits the arms, ``wanted`` the seeds."""
     found: dict[str, list[int]] = {}
     for name in names or ARMS:
         get_arm(name)
         runs = [RUN.fullmatch(path.parents[1].name) for path in root.glob(f"{name}-seed*/weights/config.json")]
         seeds = sorted(int(run[2]) for run in runs if run is not None and run[1] == name)
-        if seeds:
+        if seeds := [seed for seed in seeds if not wanted or seed in wanted]:
             found[name] = seeds
     if not found:
         raise FileNotFoundError(f"expected trained arms in {root}, got none: train some with --seeds")
@@ -208,7 +209,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--store", type=Path, default=RUNS / "scored", help="scored episodes, to go on from")
     training = parser.add_argument_group("training")
-    training.add_argument("--seeds", type=int, nargs="+", default=[], help="train what is missing of these seeds first")
+    training.add_argument(
+        "--seeds", type=int, nargs="+", default=[], help="training seeds; what is missing of them is trained"
+    )
     training.add_argument("--preset", default="small", help="that the arms change (default: small)")
     training.add_argument("--steps", type=int, default=STEPS, help=f"of every arm (default: {STEPS})")
     training.add_argument("--minutes", type=float, help="train for so long at most; run again to go on")
@@ -219,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         print(f"not trained yet: {', '.join(missing)}; run the same command to go on", file=sys.stderr)
         return
-    found = find_runs(args.runs, args.arms)
+    found = find_runs(args.runs, args.arms, args.seeds)
     for measure in args.measures:
         for name, seeds in found.items():
             for seed in seeds:
