@@ -114,6 +114,18 @@ def claims(entries: list[Entry]) -> str:
     return "\n\n".join([brief_table(entries), fold, ledger_table(entries), "</details>"])
 
 
+def sfm() -> str:
+    """The stored figures of the classical baseline, by the size of its frames."""
+    parts = []
+    for size in ("32x48", "256x416"):
+        found = load_results(f"sfm_splat_{size}")
+        gain = "{mean:+.1f} dB [{low:+.1f}, {high:+.1f}]".format(**found["gain"]["sfm_splat - context_mean"])
+        rooms = f"Frames of {found['width']}×{found['height']}, {found['episodes']} {found['split']} rooms"
+        table = markdown_table(found, ["failure", "registered", "psnr_recall", "psnr", "ssim"])
+        parts.append(f"{rooms}; `sfm_splat - context_mean`, psnr_recall: {gain}\n\n{table}")
+    return "\n\n".join(parts)
+
+
 def benchmarks() -> str:
     """The stored benchmarks' ratios, and what they were measured on."""
     if not has_results("benchmarks"):
@@ -147,6 +159,7 @@ def with_tables(text: str) -> str:
         "headline": lambda: headline(entries),
         "table: navigation_small": lambda: front_table("navigation_small"),
         "table: grounding_small": lambda: front_table("grounding_small"),
+        "sfm": sfm,
         "ledger": lambda: claims(entries),
         "benchmarks": benchmarks,
         "solvers": solvers,

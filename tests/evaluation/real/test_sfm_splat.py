@@ -30,10 +30,15 @@ def test_a_textured_room_is_reconstructed_and_shown_along_the_path(room):
 
 
 def test_a_room_of_the_smallest_size_fails_and_is_counted(tmp_path, capsys):
-    assert main(["--rooms", "1", "--store", str(tmp_path)]) == 0
+    assert main(["--rooms", "1", "--store", str(tmp_path), "--json", str(tmp_path / "sfm.json")]) == 0
     (store,) = tmp_path.glob("sfm_splat-32x48-*.jsonl")
     methods = json.loads(store.read_text())["methods"]
     own, mean = methods["sfm_splat"], methods["context_mean"]
     assert own.pop("failure") == 1 and own.pop("registered") < 1
     assert own == pytest.approx(mean, nan_ok=True)
     assert "| sfm_splat | 1.00 |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "sfm.json").read_text())
+    assert (found["split"], found["height"], found["width"], found["episodes"]) == ("validation", 32, 48, 1)
+    assert found["gain"]["sfm_splat - context_mean"]["mean"] == 0
+    rows = {(row["method"], row["metric"]): row["mean"] for row in found["rows"]}
+    assert rows["sfm_splat", "failure"] == 1 and rows["sfm_splat", "psnr"] == pytest.approx(mean["psnr"])
