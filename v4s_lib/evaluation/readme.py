@@ -117,8 +117,7 @@ def claims(entries: list[Entry]) -> str:
 def sfm() -> str:
     """The stored figures of the classical baseline, by the size of its frames."""
     parts = []
-    for size in ("32x48", "256x416"):
-        found = load_results(f"sfm_splat_{size}")
+    for found in [load_results(name) for name in ("sfm_splat_32x48", "sfm_splat_256x416") if has_results(name)]:
         gain = "{mean:+.1f} dB [{low:+.1f}, {high:+.1f}]".format(**found["gain"]["sfm_splat - context_mean"])
         rooms = f"Frames of {found['width']}×{found['height']}, {found['episodes']} {found['split']} rooms"
         table = markdown_table(found, ["failure", "registered", "psnr_recall", "psnr", "ssim"])
