@@ -16,7 +16,16 @@ from v4s_lib.training.presets import get_preset
 from v4s_lib.worlds.scenes import SceneObject
 
 SMOKE = get_preset("smoke")
-METHODS = {"ours", "no_context", "other_context", "shuffled_instruction", "retrieve", "start_frame", "ground_truth"}
+METHODS = {
+    "ours",
+    "ours_drawn",
+    "no_context",
+    "other_context",
+    "shuffled_instruction",
+    "retrieve",
+    "start_frame",
+    "ground_truth",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +38,8 @@ def test_every_method_is_judged_by_every_judge(scored):
     rows = {(row["method"], row["metric"]) for row in scored["rows"]}
     assert {method for method, _ in rows} == METHODS | {"random_object"}
     assert all((method, metric) in rows for method in METHODS for metric in results.GROUNDING)
-    assert [row["metric"] for row in scored["rows"] if "best_of" in row["metric"]] == [
-        f"if_sd02_best_of_{k}" for k in range(1, 6)
+    assert [(row["method"], row["metric"]) for row in scored["rows"] if "best_of" in row["metric"]] == [
+        (method, f"if_sd02_best_of_{k}") for method in ("ours", "ours_drawn") for k in range(1, 6)
     ]
     found = {row["method"]: row["mean"] for row in scored["rows"] if row["metric"] == "sd"}
     assert found["ground_truth"] < min(found[name] for name in ("ours", "no_context"))
@@ -47,7 +56,7 @@ def test_the_best_of_one_is_the_mean_and_of_all_is_whether_any_passed():
         {"episode": index, "methods": {"ours": {"passed": passed, "samples": 4}}}
         for index, passed in enumerate((0, 1, 4))
     ]
-    assert [row["mean"] for row in best_of_curve(lines)] == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
+    assert [row["mean"] for row in best_of_curve(lines, "ours")] == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
 
 
 def test_report_is_written_and_figures_that_differ_are_refused(scored, scored_once, tmp_path, monkeypatch):
@@ -77,6 +86,7 @@ def test_samples_start_alike_and_differ_from_each_other():
     assert clips["ours"].shape[:2] == (5, len(episode.target_frames))
     torch.testing.assert_close(clips["ours"][:, 0], episode.target_frames[:1].expand(5, -1, -1, -1), atol=1e-5, rtol=0)
     assert (clips["ours"][0] - clips["ours"][1]).abs().max() > 1e-3
+    assert clips["ours_drawn"].shape == clips["ours"].shape
 
 
 def test_retrieval_finds_the_frame_that_shows_the_object():

@@ -5,7 +5,7 @@ import torch
 
 from tests.model.drawn import randn
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.finder import KEY, Finder, named_place
+from v4s_lib.model.finder import KEY, Finder, draw_thing, named_place
 from v4s_lib.model.pose import relative_to_start, token_rays
 from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.training.data import cell_share
@@ -131,3 +131,20 @@ def test_of_two_things_that_look_alike_the_likelier_is_the_place():
     logits = torch.tensor([[5.0] + [0.6] * 6 + [0.4] * 6]).log()
     place = named_place(logits, torch.cat([first, second], dim=1))
     assert (place[0] - first[0].mean(dim=0)).norm() < 0.1
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.75), (0.5, 0.9)])
+def test_a_thing_is_drawn_as_likely_as_it_is_held(temperature, expected):
+    """One thing of two cells with 0.5 and 0.25, another of one with 0.25, 4 m away; nothing as likely as all three."""
+    points = torch.tensor([[1.0, 0, 0], [1.1, 0, 0], [-3.0, 0, 0]]).expand(2000, 3, 3)
+    logits = torch.tensor([1.0, 0.5, 0.25, 0.25]).log().expand(2000, 4)
+    drawn = draw_thing(logits, points, temperature, torch.Generator().manual_seed(0))
+    first = named_place(drawn, points)[:, 0] > 0
+    held = {1.0: 0.75, 0.5: (0.25 + 0.0625) / 0.375}[temperature]
+    assert held == pytest.approx(expected, abs=0.07) and first.float().mean() == pytest.approx(held, abs=0.03)
+    share = drawn.softmax(dim=1)
+    torch.testing.assert_close(share[:, 0], torch.full((2000,), 0.5), **CLOSE)
+    assert share[first, 3].max() < 1e-6 and share[~first, 1:3].max() < 1e-6
+    assert (share[first, 1] > share[first, 2]).all()  # of one thing, the likelier cell stays so
+    again = draw_thing(logits, points, temperature, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again)

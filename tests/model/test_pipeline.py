@@ -16,7 +16,7 @@ from v4s_lib.model import way
 from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
-from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialPipeline, to_velocity
+from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialOutput, Video4SpatialPipeline, to_velocity
 from v4s_lib.worlds.cameras import Camera, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -176,6 +176,23 @@ def test_guidance_leaves_the_plan_as_it_is(make, inputs):
     alone, guided = (pipeline(**inputs | SOUGHT, num_frames=9, guidance_scale=scale) for scale in (1.0, 2.0))
     assert torch.equal(alone.camera_path, guided.camera_path)
     assert (alone.frames - guided.frames).abs().max() > 1e-3
+
+
+def test_another_sample_may_go_to_another_thing(make, inputs):
+    """With a temperature what is found is drawn: the same seed goes the same way, another may not."""
+    pipeline = make(**FINDING)
+    asked = inputs | SOUGHT | {"num_frames": 9}
+
+    def sample(seed: int, temperature: float) -> Video4SpatialOutput:
+        return pipeline(**asked, find_temperature=temperature, generator=seeded(seed))
+
+    likeliest, drawn = sample(0, 0.0), [sample(seed, 1.0) for seed in range(4)]
+    assert torch.equal(sample(0, 1.0).frames, drawn[0].frames)
+    assert len({output.camera_path[0, -1, -1].numpy().tobytes() for output in drawn}) > 1
+    cold = sample(0, 1e-6)  # nothing but the likeliest is left
+    torch.testing.assert_close(cold.camera_path[..., :3, 2], likeliest.camera_path[..., :3, 2], atol=0.05, rtol=0)
+    with pytest.raises(ValueError, match=r"^expected a find_temperature of 0 or more, got -1\.0: 0 draws nothing"):
+        sample(0, -1.0)
 
 
 def test_with_nothing_to_look_it_up_in_the_camera_stays(make, inputs):

@@ -10,6 +10,7 @@ from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.model import alignment
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, between, chain, pair_up
 from v4s_lib.model.finder import Finder
+from v4s_lib.model.outputs import Findings
 from v4s_lib.model.places import on_the_way, place_context, place_start
 from v4s_lib.model.sight import KEY, LEAST_CELL, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle, turning
@@ -296,6 +297,18 @@ def test_where_a_thing_stands_reaches_what_is_drawn(make_transformer, inputs):
     drawn = model(**inputs)
     model.finder.tell_place.weight.mul_(-1)
     assert (model(**inputs) - drawn)[:, :, 1:].abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+
+
+@torch.no_grad()
+def test_the_steps_are_told_of_the_thing_that_was_drawn(make_transformer, inputs):
+    """What is known of an earlier call stays, and is told as if it had been found: here one cell."""
+    model, known = make_transformer(**SEES, **FINDS), Findings()
+    inputs |= {"words": torch.tensor([[2, 1, 0], [3, 1, 0]] * 2)}
+    likeliest = model(**inputs, known=known)
+    torch.testing.assert_close(model(**inputs, known=known), likeliest, **CLOSE)
+    known.found = torch.zeros_like(known.found)
+    known.found[:, 7] = 50
+    assert (model(**inputs, known=known) - likeliest)[:, :, 1:].abs().max() > 1e-3
 
 
 @torch.no_grad()

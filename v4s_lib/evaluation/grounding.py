@@ -30,6 +30,7 @@ from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.objects import COLORS, KINDS, NEW_LABELS
 
 SAMPLES = 5  # of ours, for the best of k
+DRAWN = 1.0  # temperature of what ``ours_drawn`` looks for: as likely as the finder holds it
 REACH = 1.0  # metres around the room's middle in which cameras are looked for; a path ends at most that far from it
 UNITS = {
     "if_sd02": "1",
@@ -53,12 +54,16 @@ def sample_grounding(
     seed: int,
     samples: int = SAMPLES,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Clips (N, F, H, W, 3) of every method, ours has ``samples``, the others one; and the frames of our context."""
+    """Clips (N, F, H, W, 3) of every method and the frames of our context; ours and ``ours_drawn`` have ``samples``.
+
+    Samples of ours all go to the likeliest thing, those of ``ours_drawn`` each to one that was drawn.
+    """
     instruction = episode.instruction
     shuffled = grounding_instruction(object_name(other_label(episode)))
     wanted = preset.task.context_latents
     asked = {
         "ours": (models.ours, episode.scan.rgb, instruction, samples, wanted),
+        "ours_drawn": (models.ours, episode.scan.rgb, instruction, samples, wanted),
         "no_context": (models.ours, None, instruction, 1, wanted),
         "first_frame_only": (models.first_frame_only, None, instruction, 1, 0),
         "other_context": (models.ours, other.scan.rgb, instruction, 1, wanted),
@@ -75,6 +80,7 @@ def sample_grounding(
                 num_context_latents=latents,
                 num_inference_steps=preset.inference_steps,
                 guidance_scale=preset.guidance_scale,
+                find_temperature=DRAWN if name == "ours_drawn" else 0.0,
                 generator=torch.Generator().manual_seed(seed),
             )
     frames = grouped_frames(drawn["ours"].context_index).flatten().unique()
@@ -131,7 +137,7 @@ def shipped_judges(preset: str) -> tuple[ObjectReader, Limits]:
 def score_grounding(
     models: Models, preset: Preset, split: str, index: int, seed: int, samples: int = SAMPLES
 ) -> dict[str, dict[str, float]]:
-    """Every measure of every method for one episode; those of ours are means over its samples."""
+    """Every measure of every method for one episode; means over the samples where there are several."""
     episode = grounding_episode(split, index, preset.task)
     other = grounding_episode(split, index + OTHER_ROOM, preset.task)
     clips, frames = sample_grounding(models, episode, other, preset, episode_seed(seed, index), samples)
@@ -188,7 +194,7 @@ def box_measures(
     return {"box": 1.0, "box_overlap": box_overlap(box, mask_box(mask)) if mask.any() else math.nan}
 
 
-def best_of_curve(lines: list[dict], method: str = "ours") -> list[dict]:
+def best_of_curve(lines: list[dict], method: str) -> list[dict]:
     """Rows of the share of episodes in which one of k samples passes, k = 1 .. the number of samples."""
     scenes = np.array([line["episode"] for line in lines])
     scored = [line["methods"][method] for line in lines]

@@ -44,7 +44,16 @@ FRONT = {
         ["psnr_recall", "psnr", "ssim", "navigation_accuracy", "rotation_error", "translation_error"],
     ),
     "grounding": (
-        ["ours", "no_context", "other_context", "shuffled_instruction", "random_object", "retrieve", "ground_truth"],
+        [
+            "ours",
+            "ours_drawn",
+            "no_context",
+            "other_context",
+            "shuffled_instruction",
+            "random_object",
+            "retrieve",
+            "ground_truth",
+        ],
         ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"],
     ),
 }

@@ -72,7 +72,7 @@ EXPERIMENTS = {
         "Object grounding",
         score_grounding,
         SAMPLES,
-        lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines),
+        lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines, "ours") + best_of_curve(lines, "ours_drawn"),
         metric="sd",
         best="smallest",
         tolerance=0.05,

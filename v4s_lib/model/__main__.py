@@ -99,6 +99,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--context-latents", type=int, default=16, help="of four frames each (default: 16, paper: 84)")
     parser.add_argument("--steps", type=int, default=10, help="of sampling (default: 10, Wan: 50)")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale (default: 1, none; Wan: 5)")
+    parser.add_argument(
+        "--find-temperature",
+        type=float,
+        default=0.0,
+        help="0 (default) goes to the likeliest thing of what is named; 1 draws one, another with another seed",
+    )
     parser.add_argument("--height", type=int, default=256, help="pixels, where the model is free (default: 256)")
     parser.add_argument("--width", type=int, default=416, help="pixels, where the model is free (default: 416)")
     parser.add_argument("--fps", type=float, default=10, help="frames a second of the file (default: 10)")
@@ -131,6 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.context_latents,
         args.steps,
         args.guidance,
+        find_temperature=args.find_temperature,
         generator=torch.Generator().manual_seed(args.seed),
     )
     write_video(args.out, (255 * video.frames[0]).round().byte(), args.fps)

@@ -101,3 +101,17 @@ def named_place(logits: Tensor, points: Tensor) -> Tensor:
     likeliest = points.gather(1, share.argmax(dim=1)[:, None, None].expand(-1, 1, 3))
     share = share * torch.exp(-(points - likeliest).square().sum(dim=-1) / (2 * TOGETHER**2))
     return (share[..., None] * points).sum(dim=1) / share.sum(dim=1, keepdim=True)
+
+
+def draw_thing(logits: Tensor, points: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """A finder's logits (B, 1 + N) as if it were sure of one thing, drawn by the softmax of ``logits / temperature``.
+
+    What lies around the drawn one of the points (B, N, 3) keeps its share, the others lose theirs; how likely it is
+    that there is nothing stays as it was. ``generator`` is of the CPU.
+    """
+    cells = logits[:, 1:]
+    drawn = torch.multinomial((cells / temperature).softmax(dim=1).cpu(), 1, generator=generator).to(points.device)
+    off = (points - points.gather(1, drawn[..., None].expand(-1, 1, 3))).square().sum(dim=-1)
+    near = cells - off / (2 * TOGETHER**2)
+    near = near + cells.logsumexp(dim=1, keepdim=True) - near.logsumexp(dim=1, keepdim=True)
+    return torch.cat([logits[:, :1], near], dim=1)

@@ -1,5 +1,6 @@
 """What a pipeline can be asked for: every input is looked at before anything is computed."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -24,6 +25,7 @@ class InputMixin:
         num_frames: int | None = None,
         num_context_latents: int = 16,
         num_inference_steps: int = 10,
+        find_temperature: float = 0.0,
     ) -> None:
         """Raise ``ValueError`` with one sentence for inputs that can not be used; nothing has been computed yet."""
         self._check_frames("start_frame", start_frame, start_frame.shape[1:3])
@@ -50,6 +52,8 @@ class InputMixin:
             )
         if num_inference_steps < 1:
             raise ValueError(f"expected num_inference_steps of 1 or more, got {num_inference_steps}: ask for some")
+        if not 0 <= find_temperature < math.inf:
+            raise ValueError(f"expected a find_temperature of 0 or more, got {find_temperature}: 0 draws nothing")
 
     def _check_frames(self, name: str, frames: Tensor, size: tuple[int, int]) -> None:
         """Frames (N, H, W, 3), floats in 0..1, of the model's size or, where it has none, of ``size``."""

@@ -121,6 +121,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         num_inference_steps: int = 10,
         guidance_scale: float = 1.0,
         guide_context: bool = True,
+        find_temperature: float = 0.0,
         generator: torch.Generator | None = None,
         callback=None,
     ) -> Video4SpatialOutput:
@@ -140,6 +141,9 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             num_inference_steps: Euler steps.
             guidance_scale: of the guidance; 1 is none.
             guide_context: joint guidance over context, path and instruction together; False leaves out the context.
+            find_temperature: of what is found where no camera path is given. 0 takes the likeliest thing for what is
+                named, in every sample; 1 draws one, as likely as the finder holds it, so that another sample may find
+                what this one missed.
             generator: CPU generator; the same seed gives the same video.
             callback: called with (step, clean frames so far) after each step.
         """
@@ -153,6 +157,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             num_frames,
             num_context_latents,
             num_inference_steps,
+            find_temperature,
         )
         model, float32 = self.transformer, torch.float32
         if model.dtype != float32 and (model.localizer is not None or model.time_adapter is not None):
@@ -195,7 +200,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             unconditional = self._branch(noise, context_index, True) if guide_context else kept
             unconditional |= {"known": Findings(), **unsaid}
         if path is None and self.transformer.localizer is not None:
-            path, named = self.plan(latents.to(dtype), target_index, conditional)
+            draw = (find_temperature, generator) if find_temperature else None
+            path, named = self.plan(latents.to(dtype), target_index, conditional, draw)
             conditional["camera_path"] = path
         # 5. Denoise the moving latents
         # Evenly spaced down to 1/n, not to the scheduler's near-zero last sigma: the model never trained down there.
@@ -231,16 +237,21 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             clips[found, -tail:] = self.box_drawer.tail(clips[found, -tail - 1], named[found], tail)
         return boxes
 
-    def plan(self, noise: Tensor, time_index: Tensor, condition: dict) -> tuple[Tensor, Tensor | None]:
+    def plan(
+        self, noise: Tensor, time_index: Tensor, condition: dict, draw: tuple[float, torch.Generator] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The path (M, T, 4, 4, 4), relative to the start frame, to what the model finds for what it is told.
 
         And what it has found, seen from where the path ends: see the transformer's ``named_view``.
 
-        ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments.
+        ``noise`` (M, C, T, h, w) are the latents before the first step, ``condition`` the transformer's arguments. With
+        ``draw``, a temperature and a generator, what is found is drawn, for the steps that follow, too.
         """
         highest = torch.full((len(noise),), 1000.0, device=noise.device)
         findings = self.transformer(noise, highest, time_index, **condition, only_findings=True)
         cache = condition.get("context_cache")
+        if draw is not None:
+            self.transformer.draw_found(findings, cache, *draw)
         planned = self.transformer.plan(findings, cache, self.config.tail_latents)
         path = inverse(planned[:, :1, -1:]) @ planned
         path[:, 0] = torch.eye(4, device=path.device)

@@ -6,7 +6,7 @@ from torch import Tensor
 from v4s_lib.data.boxes import mask_box
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import NAMED, make_cloud, view
-from v4s_lib.model.finder import named_place
+from v4s_lib.model.finder import draw_thing, named_place
 from v4s_lib.model.localizer import FRAMES, pose_matrix, smooth, turn_to
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.places import compare, pair_start, place_context, place_start
@@ -86,7 +86,8 @@ class WayMixin:
         first = states.shape[1] // count  # tokens of the start latent
         if cache is not None and cache.cells is not None and text is not None:
             keys, looks = repeat_cached(cache.cells, len(states))
-            findings.found = self.finder(text, keys)
+            if findings.found is None:  # a plan may have drawn it, see draw_thing
+                findings.found = self.finder(text, keys)
             states = states + self.finder.change(findings.found, looks).type_as(states)
         if self.sight is not None and findings.start_seen is None:
             with torch.no_grad():
@@ -138,6 +139,15 @@ class WayMixin:
         still = turned[:, -1:, -1:].expand(-1, way.shape[1] - 1 - moving, FRAMES, -1, -1)
         turned = torch.cat([way[:, :1], turned, still], dim=1)
         return torch.where(named[:, None, None, None, None], turned, way)
+
+    @torch.no_grad()
+    def draw_found(
+        self, findings: Findings, cache: ContextCache | None, temperature: float, generator: torch.Generator
+    ) -> None:
+        """Draw one thing for each target, as likely as the finder holds it, see ``draw_thing``, into ``findings``."""
+        if findings.found is not None and cache is not None and cache.frames is not None:
+            points = cache.frames.points(self.sight, len(findings.found))
+            findings.found = draw_thing(findings.found, points, temperature, generator)
 
     @torch.no_grad()
     def _place_start(self, latents: Tensor, cache: ContextCache, findings: Findings) -> None:

@@ -140,15 +140,15 @@ def calibration(gates: dict, least_score: float) -> IPython.display.Image:
 
 
 def best_of_curve(rows: list[dict], paper: dict[int, float]) -> IPython.display.Image:
-    """Share of episodes in which one of k samples passes, with its interval, and the paper's shares by k."""
-    found = {int(row["metric"].rsplit("_", 1)[1]): row for row in rows if "_best_of_" in row["metric"]}
+    """Share of episodes in which one of k samples passes, with its interval, by method, and the paper's shares by k."""
     figure = Figure(figsize=(4.5, 3), layout="tight")
     axes = figure.add_subplot(xlabel="k samples", ylabel="one of k passes: IF(SD<0.2)", ylim=(0, 1))
-    mean = [row["mean"] for row in found.values()]
-    low = [row["mean"] if row["low"] is None else row["low"] for row in found.values()]
-    high = [row["mean"] if row["high"] is None else row["high"] for row in found.values()]
-    axes.fill_between(list(found), low, high, color=BLUE, alpha=0.2)
-    axes.plot(list(found), mean, ".-", color=BLUE, label="ours")
+    for method, color in (("ours", BLUE), ("ours_drawn", ORANGE)):
+        found = [row for row in rows if row["method"] == method and "_best_of_" in row["metric"]]
+        counts = [int(row["metric"].rsplit("_", 1)[1]) for row in found]
+        low, high = ([row["mean"] if row[end] is None else row[end] for row in found] for end in ("low", "high"))
+        axes.fill_between(counts, low, high, color=color, alpha=0.2)
+        axes.plot(counts, [row["mean"] for row in found], ".-", color=color, label=method)
     axes.plot(list(paper), list(paper.values()), "x", color="black", label="the paper, its own scale")
     axes.legend(frameon=False)
     return show(figure)
