@@ -9,7 +9,8 @@ from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.targets import middle
 from v4s_lib.evaluation.baselines import posed
-from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, measure_plan, predict
+from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, measure_plan, predict, unheard
+from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import turning
@@ -48,6 +49,23 @@ def test_shapes_and_the_start_frame(pipeline):
     torch.testing.assert_close(last, torch.eye(4), atol=1e-5, rtol=0)
 
 
+def test_unheard_the_context_is_attended_to_by_no_block(pipeline):
+    """As a model with the same weights that was built so; afterwards it is as before."""
+    episode = navigation_episode("validation", 0, SMOKE.task)
+    with torch.no_grad():
+        for parameter in pipeline.transformer.parameters():  # nothing is left at zero
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    heard = predict(pipeline, episode, SMOKE)["clip"]
+    deaf = load_pipeline("smoke")
+    deaf.transformer = ContextVideoTransformer(**SMOKE.model | {"context_blocks": []}).eval()
+    deaf.transformer.load_state_dict(pipeline.transformer.state_dict())
+    with unheard(pipeline.transformer):
+        clip = predict(pipeline, episode, SMOKE)["clip"]
+    torch.testing.assert_close(clip, predict(deaf, episode, SMOKE)["clip"], atol=1e-5, rtol=0)
+    assert (clip - heard).abs().max() > 1e-3
+    torch.testing.assert_close(predict(pipeline, episode, SMOKE)["clip"], heard, atol=1e-5, rtol=0)
+
+
 def test_a_plan_is_measured_against_the_object(pipeline):
     """A plan that ends half a turn from the start is off by what the start's back is; one that stays by what it is."""
     episode = grounding_episode("validation", 1, SMOKE.task)
@@ -77,6 +95,6 @@ def test_the_plan_that_is_measured_is_the_pipelines(pipeline):
 def test_the_command_prints_a_table_and_refuses_an_unknown_preset(capsys):
     assert main(["--preset", "smoke", "--rooms", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| measure | mean | median |" and len(lines) == 2 + 9
+    assert lines[0] == "| measure | mean | median |" and len(lines) == 2 + 10
     assert main(["--preset", "huge"]) == 2
     assert capsys.readouterr().err.startswith("expected a preset out of")

@@ -1,14 +1,16 @@
 """``python -m v4s_lib.evaluation.diagnose``: where does a model lose, in locating, in finding or in drawing?
 
 On validation rooms the model predicts a clip once, from pure noise: as it is, with the true poses in place of its own
-(no legal input, so this is what better localising could gain), and without context. Beside it stand the errors of what
-it works out: where the context and the start frame are, and how far the path that it plans ends from what was named.
+(no legal input, so this is what better localising could gain), without context, and with a context that no block's
+targets attend to, which says what attention is worth beside the other parts. Beside it stand the errors of what it
+works out: where the context and the start frame are, and how far the path that it plans ends from what was named.
 """
 
 import argparse
 import math
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import tokenize
+from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
@@ -73,6 +76,17 @@ def predict(
     return {"clip": clip, "frames": frames, "to_axes": to_axes, **poses}
 
 
+@contextmanager
+def unheard(model: ContextVideoTransformer) -> Iterator[None]:
+    """For as long as it lasts, no block's targets attend to the context: what is left of it comes by other parts."""
+    blocks = model.config.context_blocks
+    model.register_to_config(context_blocks=[])
+    try:
+        yield
+    finally:
+        model.register_to_config(context_blocks=blocks)
+
+
 def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
     """Decibels over recalled pixels and errors of the poses, one validation room."""
     episode = navigation_episode("validation", index, preset.task)
@@ -83,6 +97,8 @@ def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: 
         "psnr_recall, true poses (dB)": predict(pipeline, episode, preset, told=True)["clip"],
         "psnr_recall, no context (dB)": predict(pipeline, episode, preset, with_context=False)["clip"],
     }
+    with unheard(pipeline.transformer):
+        clips["psnr_recall, no attention to the context (dB)"] = predict(pipeline, episode, preset)["clip"]
     truth = episode.target.rgb[1:].double()
     measures = {name: pooled_psnr(clip[1:].double(), truth, known) for name, clip in clips.items()}
     true_context = found["to_axes"] @ episode.scan_c2w[found["frames"]]
