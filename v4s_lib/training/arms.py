@@ -83,6 +83,7 @@ ARMS = {
         "targets see 2 latents by 2 rows of context as one", _model({"context_compression": (2, 2, 1)})
     ),
     "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),
+    "no_paint": Arm("no painter: what the context shows comes by attention alone", _model({"paint": False})),
     "adapters": Arm("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "viewpoint": Arm("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
     "occlusion": Arm("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
