@@ -144,6 +144,8 @@ def test_one_command_trains_what_is_missing_and_compares(runs, tmp_path, capsys,
     asked = ["--preset", "smoke", "--arms", "reference", "no_box", "--seeds", "3", "--steps", "2", "--runs", str(own)]
     asked += ["--init", str(runs / "init"), "--split", "validation", "--episodes", "1", "--out", str(out)]
     asked += ["--store", str(tmp_path / "store")]
+    assert main([*asked, "--minutes", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("expected to train for more than 0 minutes, got -1")
     assert main([*asked, "--minutes", "1e-4"]) == 0
     assert "not trained yet: reference-seed3, no_box-seed3; run the same command" in capsys.readouterr().err
     assert len((own / "reference-seed3" / "log.jsonl").read_text().splitlines()) >= 1 and not out.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from v4s_lib.training.arms import STEPS, arm_preset, arm_start, get_arm
 from v4s_lib.training.checkpoints import latest_step
-from v4s_lib.training.loop import train
+from v4s_lib.training.loop import deadline, train
 from v4s_lib.training.presets import Preset
 
 
@@ -38,10 +38,10 @@ def train_arms(
     """
     starts = {name: arm_start(name, preset.name, None if get_arm(name).scratch else init) for name in names}
     trainings = [(runs / f"{name}-seed{seed}", name, seed) for seed in seeds for name in names]
-    ends = None if minutes is None else time.perf_counter() + 60 * minutes
+    ends = deadline(minutes)
     for run, name, seed in trainings:
-        left = None if ends is None else (ends - time.perf_counter()) / 60
-        if left is not None and left <= 0:
+        left = (ends - time.perf_counter()) / 60
+        if left <= 0:
             break
         if not is_trained(run, steps):
             print(f"arm {name}, seed {seed}", file=sys.stderr)

@@ -59,6 +59,13 @@ def learning_rate(step: int, preset: Preset) -> float:
     return min(1.0, (step - first + 1) / max(1, preset.warmup), left)
 
 
+def deadline(minutes: float | None) -> float:
+    """When so many minutes are over, on the clock of ``time.perf_counter``; None is never, ``ValueError`` for none."""
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"expected to train for more than 0 minutes, got {minutes:g}: ask for some, or for steps")
+    return math.inf if minutes is None else time.perf_counter() + 60 * minutes
+
+
 def train(
     preset: Preset,
     out_dir: Path,
@@ -94,9 +101,7 @@ def train(
     last = preset.steps if stop_at is None else min(preset.steps, stop_at)
     if last < 1:
         raise ValueError(f"expected to train for 1 step or more, got {last}: ask for more steps")
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"expected to train for more than 0 minutes, got {minutes:g}: ask for some, or for steps")
-    ends = math.inf if minutes is None else time.perf_counter() + 60 * minutes
+    ends = deadline(minutes)
     # The steps that teach to locate leave what draws without gradients, and those that draw leave sight.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=precision(preset.mixed_precision), kwargs_handlers=[unused])
