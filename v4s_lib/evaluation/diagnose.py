@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.targets import middle
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.baselines import posed, true_poses
+from v4s_lib.evaluation.grounding import sample_words
 from v4s_lib.evaluation.picture import pooled_psnr
 from v4s_lib.evaluation.statistics import bootstrap
 from v4s_lib.model.pipeline import Video4SpatialPipeline
@@ -115,14 +117,8 @@ def diagnose_navigation(pipeline: Video4SpatialPipeline, preset: Preset, index: 
 def diagnose_plan(pipeline: Video4SpatialPipeline, preset: Preset, index: int) -> dict[str, float]:
     """Degrees between where the plan ends and where the object is, seen from there, one validation room."""
     episode = grounding_episode("validation", index, preset.task)
-    output = pipeline(
-        episode.scan.rgb,
-        episode.target_frames[:1],
-        instruction=episode.instruction,
-        num_frames=len(episode.target_frames),
-        num_context_latents=preset.task.context_latents,
-        num_inference_steps=1,
-    )
+    wanted, preset = preset.task.context_latents, replace(preset, inference_steps=1)
+    output = sample_words(pipeline, episode.scan.rgb, episode, preset, 0, episode.instruction, 1, wanted)
     return measure_plan(output.camera_path[0, -1, -1], episode)
 
 

@@ -25,9 +25,11 @@ from v4s_lib.evaluation.judges import (
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
+from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.objects import COLORS, KINDS, NEW_LABELS
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 SAMPLES = 5  # of ours, for the best of k
 DRAWN = 1.0  # temperature of what ``ours_drawn`` looks for: as likely as the finder holds it
@@ -44,6 +46,31 @@ UNITS = {
     "box_overlap": "1",
     "object_shown": "1",  # whether the frames drawn as context show the object at all
 }
+
+
+def sample_words(
+    pipeline: Video4SpatialPipeline,
+    context: Tensor | None,
+    episode: GroundingEpisode,
+    preset: Preset,
+    seed: int,
+    instruction: str,
+    count: int,
+    latents: int,
+    find_temperature: float = 0.0,
+) -> Video4SpatialOutput:
+    """``count`` samples (count, F, H, W, 3) from an episode's start frame that look for what an instruction names."""
+    return pipeline(
+        context,
+        episode.target_frames[:1].expand(count, -1, -1, -1),
+        instruction=instruction,
+        num_frames=len(episode.target_c2w) + FRAMES_PER_LATENT * preset.task.tail_latents,
+        num_context_latents=latents,
+        num_inference_steps=preset.inference_steps,
+        guidance_scale=preset.guidance_scale,
+        find_temperature=find_temperature,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 def sample_grounding(
@@ -63,26 +90,17 @@ def sample_grounding(
     wanted = preset.task.context_latents
     asked = {
         "ours": (models.ours, episode.scan.rgb, instruction, samples, wanted),
-        "ours_drawn": (models.ours, episode.scan.rgb, instruction, samples, wanted),
+        "ours_drawn": (models.ours, episode.scan.rgb, instruction, samples, wanted, DRAWN),
         "no_context": (models.ours, None, instruction, 1, wanted),
         "first_frame_only": (models.first_frame_only, None, instruction, 1, 0),
         "other_context": (models.ours, other.scan.rgb, instruction, 1, wanted),
         "shuffled_instruction": (models.ours, episode.scan.rgb, shuffled, 1, wanted),
     }
-    drawn = {}
-    for name, (pipeline, context, words, count, latents) in asked.items():
-        if pipeline is not None:
-            drawn[name] = pipeline(
-                context,
-                episode.target_frames[:1].expand(count, -1, -1, -1),
-                instruction=words,
-                num_frames=len(episode.target_frames),
-                num_context_latents=latents,
-                num_inference_steps=preset.inference_steps,
-                guidance_scale=preset.guidance_scale,
-                find_temperature=DRAWN if name == "ours_drawn" else 0.0,
-                generator=torch.Generator().manual_seed(seed),
-            )
+    drawn = {
+        name: sample_words(pipeline, context, episode, preset, seed, *how)
+        for name, (pipeline, context, *how) in asked.items()
+        if pipeline is not None
+    }
     frames = grouped_frames(drawn["ours"].context_index).flatten().unique()
     return {name: output.frames for name, output in drawn.items()}, frames
 

@@ -26,7 +26,7 @@ from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.all_arms import train_arms
-from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, get_arm
+from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_folder, arm_preset, get_arm
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.ship import run_facts
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     for measure in args.measures:
         for name, seeds in found.items():
             for seed in seeds:
-                run = args.runs / f"{name}-seed{seed}"
+                run = arm_folder(name, seed, args.runs)
                 scored = score_run(run, measure, args.split, args.episodes, args.store)
                 save_results(scored, args.out / "scored" / f"{run.name}-{measure}.json")
         results = stored_results(args.out / "scored", measure, args.split, args.episodes)

@@ -15,7 +15,7 @@ from v4s_lib.data.handheld import by_phone
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.experiments import follow
-from v4s_lib.evaluation.grounding import judge_clips, shipped_judges
+from v4s_lib.evaluation.grounding import judge_clips, sample_words, shipped_judges
 from v4s_lib.evaluation.navigation import episode_seed, sample_clips
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.statistics import paired_ratio
@@ -79,20 +79,12 @@ def _pictures(clips: dict[str, Tensor], truth: NavigationEpisode, preset: Preset
 def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str, index: int, seed: int) -> Scores:
     """Whether the named object was found; the clip has a box tail if the arm was trained with one."""
     episode = grounding_episode(split, index, get_preset(preset.name).task)
-    moving = len(episode.target_c2w)
     latents = preset.task.context_latents if preset.loss.use_context else 0
-    clips = {}
-    for name, video in (("ours", episode.scan.rgb), ("no_context", None)):
-        clips[name] = pipeline(
-            video if latents else None,
-            episode.target_frames[:1],
-            instruction=episode.instruction,
-            num_frames=moving + FRAMES_PER_LATENT * preset.task.tail_latents,
-            num_context_latents=latents,
-            num_inference_steps=preset.inference_steps,
-            guidance_scale=preset.guidance_scale,
-            generator=torch.Generator().manual_seed(episode_seed(seed, index)),
-        ).frames
+    scan, seed = episode.scan.rgb if latents else None, episode_seed(seed, index)
+    clips = {
+        name: sample_words(pipeline, video, episode, preset, seed, episode.instruction, 1, latents).frames
+        for name, video in (("ours", scan), ("no_context", None))
+    }
     return judge_clips(clips, episode, *shipped_judges(preset.name), preset.task)
 
 

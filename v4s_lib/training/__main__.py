@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from v4s_lib.command import command
-from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_preset, arm_start
+from v4s_lib.training.arms import ARMS, STEPS, arm_folder, arm_preset, arm_start
 from v4s_lib.training.checkpoints import latest_step
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = asked(args)
     name = f"{preset.name}{'-first-frame-only' if args.no_context else ''}-seed{args.seed}"
     init = args.init if args.arm is None else arm_start(args.arm, preset.name, args.init)
-    out = Path("runs") / name if args.arm is None else RUNS / f"{args.arm}-seed{args.seed}"
+    out = Path("runs") / name if args.arm is None else arm_folder(args.arm, args.seed)
     out = args.out or out
     print(train(preset, out, args.seed, not args.restart, args.stop_at, args.minutes, init))
     step = latest_step(out / "checkpoints")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from v4s_lib.training.arms import STEPS, arm_preset, arm_start, get_arm
+from v4s_lib.training.arms import STEPS, arm_folder, arm_preset, arm_start, get_arm
 from v4s_lib.training.checkpoints import latest_step
 from v4s_lib.training.loop import deadline, train
 from v4s_lib.training.presets import Preset
@@ -37,7 +37,7 @@ def train_arms(
         the names of the trainings that are not done yet.
     """
     starts = {name: arm_start(name, preset.name, None if get_arm(name).scratch else init) for name in names}
-    trainings = [(runs / f"{name}-seed{seed}", name, seed) for seed in seeds for name in names]
+    trainings = [(arm_folder(name, seed, runs), name, seed) for seed in seeds for name in names]
     ends = deadline(minutes)
     for run, name, seed in trainings:
         left = (ends - time.perf_counter()) / 60

@@ -104,6 +104,11 @@ def get_arm(name: str) -> Arm:
     return ARMS[name]
 
 
+def arm_folder(name: str, seed: int, runs: Path = RUNS) -> Path:
+    """The folder of an arm's training."""
+    return runs / f"{name}-seed{seed}"
+
+
 def arm_preset(name: str, preset: Preset, steps: int = STEPS) -> Preset:
     """What an arm trains: the preset, changed, with ``steps`` steps that teach to draw and none that teach to locate.
 
