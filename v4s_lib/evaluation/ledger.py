@@ -23,7 +23,7 @@ from v4s_lib.training.presets import get_preset
 
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
-NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not tested yet", "by design, see the tests"
+NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not testable at this scale", "by design, see the tests"
 
 
 @dataclass(frozen=True)
