@@ -167,7 +167,10 @@ def test_nothing_is_compared_where_what_it_presupposes_does_not_hold(folder):
     assert judge_claim(CLAIM | checks | short, 1, folder).verdict == REPRODUCED
     entry = judge_claim(CLAIM | checks | far, 1, folder)
     assert entry.verdict == UNTESTED
-    assert "score of none 0.20 [0.10, 0.30] (≥ 0.3: no); it takes a week | **not testable at this scale" in ledger_table([entry])
+    assert (
+        "score of none 0.20 [0.10, 0.30] (≥ 0.3: no); it takes a week | **not testable at this scale"
+        in ledger_table([entry])
+    )
     later = {"only_if": {"results": "later", "pair": "a - b", "at_least": 1}}
     assert judge_claim(CLAIM | checks | later, 1, folder).verdict == NOT_RUN
 

@@ -26,7 +26,7 @@ from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.all_arms import train_arms
-from v4s_lib.training.arms import ARMS, RUNS, STEPS, arm_folder, arm_preset, get_arm
+from v4s_lib.training.arms import ARMS, RUNS, arm_folder, arm_preset, get_arm
 from v4s_lib.training.checkpoints import latest_checkpoint
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.ship import run_facts
@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seeds", type=int, nargs="+", default=[], help="training seeds; what is missing of them is trained"
     )
     training.add_argument("--preset", default="small", help="that the arms change (default: small)")
-    training.add_argument("--steps", type=int, default=STEPS, help=f"of every arm (default: {STEPS})")
+    training.add_argument("--steps", type=int, help="of every arm (default: as many as each has)")
     training.add_argument("--minutes", type=float, help="train for so long at most; run again to go on")
     training.add_argument("--init", type=Path, help="folder of weights to start from (default: what ships)")
     args = parser.parse_args(arguments)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from v4s_lib.command import command
-from v4s_lib.training.arms import ARMS, STEPS, arm_folder, arm_preset, arm_start
+from v4s_lib.training.arms import ARMS, arm_folder, arm_preset, arm_start
 from v4s_lib.training.checkpoints import latest_step
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
@@ -20,7 +20,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
     parser.add_argument("--out", type=Path, help="output folder (default: runs/PRESET-seedS or runs/arms/ARM-seedS)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, rooms and noise (default: 0)")
-    parser.add_argument("--steps", type=int, help=f"optimizer steps in all (default: the preset's; an arm's: {STEPS})")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the preset's, or the arm's)")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
     parser.add_argument("--minutes", type=float, help="stop and save after so many minutes; run again to go on")
     parser.add_argument(
@@ -46,7 +46,7 @@ def asked(args: argparse.Namespace) -> Preset:
     if args.no_compile:
         preset = replace(preset, compile=False)
     if args.arm is not None:
-        return arm_preset(args.arm, preset, STEPS if args.steps is None else args.steps)
+        return arm_preset(args.arm, preset, args.steps)
     changes = {} if args.steps is None else {"steps": args.steps}
     if args.init is not None:  # what the curriculum teaches first is known
         task = preset.task

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from v4s_lib.training.arms import STEPS, arm_folder, arm_preset, arm_start, get_arm
+from v4s_lib.training.arms import arm_folder, arm_preset, arm_start, get_arm
 from v4s_lib.training.checkpoints import latest_step
 from v4s_lib.training.loop import deadline, train
 from v4s_lib.training.presets import Preset
@@ -16,7 +16,7 @@ def train_arms(
     seeds: Sequence[int],
     preset: Preset,
     runs: Path,
-    steps: int = STEPS,
+    steps: int | None = None,
     minutes: float | None = None,
     init: Path | None = None,
     progress: bool = True,
@@ -28,7 +28,7 @@ def train_arms(
         seeds: of weights, rooms and noise; the arms of one seed share them.
         preset: that the arms change.
         runs: folder of all trainings.
-        steps: of every arm.
+        steps: of every arm; None is as many as each has.
         minutes: for all of them together; the one under way is saved then. None takes as long as it takes.
         init: folder of weights that the arms start from which do not start from scratch; None is what ships.
         progress: show a progress bar for each.
@@ -37,16 +37,17 @@ def train_arms(
         the names of the trainings that are not done yet.
     """
     starts = {name: arm_start(name, preset.name, None if get_arm(name).scratch else init) for name in names}
+    presets = {name: arm_preset(name, preset, steps) for name in names}
     trainings = [(arm_folder(name, seed, runs), name, seed) for seed in seeds for name in names]
     ends = deadline(minutes)
     for run, name, seed in trainings:
         left = (ends - time.perf_counter()) / 60
         if left <= 0:
             break
-        if not is_trained(run, steps):
+        if not is_trained(run, presets[name].steps):
             print(f"arm {name}, seed {seed}", file=sys.stderr)
-            train(arm_preset(name, preset, steps), run, seed, minutes=left, init=starts[name], progress=progress)
-    return [run.name for run, *_ in trainings if not is_trained(run, steps)]
+            train(presets[name], run, seed, minutes=left, init=starts[name], progress=progress)
+    return [run.name for run, name, _ in trainings if not is_trained(run, presets[name].steps)]
 
 
 def is_trained(run: Path, steps: int) -> bool:

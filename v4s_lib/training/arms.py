@@ -15,6 +15,7 @@ from v4s_lib.data.manifests import MANIFESTS, shipped_folder
 from v4s_lib.training.presets import Preset
 
 STEPS = 200  # of an arm, that teach to draw: 3,200 targets of preset small
+UNPAINTED_STEPS = 400  # of one without the painter; a step takes about half as long, and the context comes in slower
 RUNS = Path("runs/arms")
 # The paper's form: no localizer and what builds on it, no learned places in the frame or in time.
 PLAIN = {
@@ -36,6 +37,7 @@ class Arm:
     change: Callable[[Preset], Preset]
     reference: str = "reference"  # the arm it is compared with; a reference names itself
     scratch: bool = False  # starts from random weights
+    steps: int = STEPS  # that teach to draw, as many as its reference's
 
 
 def _task(changes: dict[str, Any]) -> Callable[[Preset], Preset]:
@@ -55,16 +57,28 @@ def _plain(changes: str, model: dict[str, Any]) -> Arm:
     return Arm(changes, _model(PLAIN | model), "plain_one_way", scratch=True)
 
 
+def _unpainted(changes: str, model: Callable[[Preset], Preset] = lambda preset: preset) -> Arm:
+    """An arm without the painter: what the context shows comes by attention alone, as in the paper."""
+    return Arm(changes, lambda preset: _model({"paint": False})(model(preset)), "unpainted", steps=UNPAINTED_STEPS)
+
+
 def _hierarchical(preset: Preset) -> Preset:
-    """The path, which lays pictures out, in the first half of the blocks, the context, which fills them, after that."""
+    """The path, which lays pictures out, in the first half of the blocks, the context, which fills them, after that.
+
+    Where a localizer tells the later blocks where frames stand, it is the blocks after it that count.
+    """
+    after = preset.model["localize_after"] or 0
     blocks = list(range(preset.model["num_layers"]))
-    half = len(blocks) // 2
-    return _model(PLAIN | {"pose_blocks": blocks[:half], "context_blocks": blocks[half:]})(preset)
+    half = after + (len(blocks) - after) // 2
+    return _model({"pose_blocks": blocks[:half], "context_blocks": blocks[:after] + blocks[half:]})(preset)
 
 
 def _no_keys(preset: Preset) -> Preset:
     """The context is seen where it is located and, in what draws, by the painter alone."""
     return _model({"context_blocks": list(range(preset.model["localize_after"]))})(preset)
+
+
+COMPRESSED = {"context_compression": (2, 2, 1)}
 
 
 VIEWPOINT, OCCLUSION, LIGHTING = {"tilt": 10.0, "lift": 0.3}, {"hidden": 0.3}, {"lighting": 0.3}
@@ -79,21 +93,30 @@ ARMS = {
     "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
     "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
     "consistency": Arm("geometric-consistency loss of weight 3", _loss({"consistency": 3.0})),
-    "compressed_4": Arm(
-        "targets see 2 latents by 2 rows of context as one", _model({"context_compression": (2, 2, 1)})
-    ),
+    "compressed_4": Arm("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
     "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),
-    "no_paint": Arm("no painter: what the context shows comes by attention alone", _model({"paint": False})),
     "adapters": Arm("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "viewpoint": Arm("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
     "occlusion": Arm("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
     "lighting": Arm("exposure and white balance of each of a scan's latents", _task(LIGHTING)),
     "augmented": Arm("viewpoint, occlusion and lighting together", _task(VIEWPOINT | OCCLUSION | LIGHTING)),
+    "unpainted": _unpainted("nothing: no painter, so that the context comes by attention alone, and more steps"),
+    "unpainted_no_keys": _unpainted("targets see no keys of the context in the blocks that draw", _no_keys),
+    "unpainted_compressed_4": _unpainted("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
+    "unpainted_spatial_only": _unpainted(
+        "every context latent attends to itself alone", _model({"spatial_only_context": True})
+    ),
+    "unpainted_hierarchical": _unpainted("of the blocks that draw, path in early, context in late ones", _hierarchical),
     "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),
     "plain_two_way": _plain("context and target attend to each other", {"context_attention": "two_way"}),
     "plain_c2w_12": _plain("12 numbers a pose in place of a map of rays", {"pose_encoding": "c2w_12"}),
     "spatial_only": _plain("every context latent attends to itself alone", {"spatial_only_context": True}),
-    "hierarchical": Arm("path in early blocks, context in late ones", _hierarchical, "plain_one_way", scratch=True),
+    "hierarchical": Arm(
+        "path in early blocks, context in late ones",
+        lambda preset: _hierarchical(_model(PLAIN)(preset)),
+        "plain_one_way",
+        scratch=True,
+    ),
 }
 
 
@@ -109,13 +132,14 @@ def arm_folder(name: str, seed: int, runs: Path = RUNS) -> Path:
     return runs / f"{name}-seed{seed}"
 
 
-def arm_preset(name: str, preset: Preset, steps: int = STEPS) -> Preset:
-    """What an arm trains: the preset, changed, with ``steps`` steps that teach to draw and none that teach to locate.
+def arm_preset(name: str, preset: Preset, steps: int | None = None) -> Preset:
+    """What an arm trains: the preset, changed, with ``steps`` that teach to draw (its own), and none to locate.
 
     With weights to start from it begins at the end of the curriculum; from scratch it walks through it, in half of
     the steps at most.
     """
     arm, task = get_arm(name), preset.task
+    steps = arm.steps if steps is None else steps
     preset = replace(preset, steps=steps, locate_steps=0)
     if arm.scratch:
         return arm.change(replace(preset, ramp_steps=min(preset.ramp_steps, max(1, steps // 2))))
