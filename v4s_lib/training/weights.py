@@ -68,7 +68,8 @@ POSES = "pose_adapter."  # the beginning of its weights' names
 # What the steps that teach to locate teach; all else draws.
 LOCATES = ("sight.", "finder.see.", "finder.nothing", "finder.attend.", "finder.query.", "word_embedding.")
 DIFFER = ("pose_encoding",)  # may differ: another encoding of the path has its own adapter
-DIFFER_ANEW = ("context_blocks", "paint")  # may differ where drawing is learnt anew: none of their weights are taken
+# What may differ where drawing is learnt anew: none of their weights are taken.
+DIFFER_ANEW = ("context_blocks", "pose_blocks", "spatial_only_context", "paint")
 # What a model can learn when it knows all else.
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
