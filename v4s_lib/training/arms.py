@@ -63,13 +63,9 @@ def _unpainted(changes: str, model: Callable[[Preset], Preset] = lambda preset: 
 
 
 def _hierarchical(preset: Preset) -> Preset:
-    """The path, which lays pictures out, in the first half of the blocks, the context, which fills them, after that.
-
-    Where a localizer tells the later blocks where frames stand, it is the blocks after it that count.
-    """
-    after = preset.model["localize_after"] or 0
-    blocks = list(range(preset.model["num_layers"]))
-    half = after + (len(blocks) - after) // 2
+    """Of the blocks that draw, the path, which lays pictures out, in the first half, the context in the second."""
+    after, blocks = preset.model["localize_after"], list(range(preset.model["num_layers"]))
+    half = (after + len(blocks)) // 2
     return _model({"pose_blocks": blocks[:half], "context_blocks": blocks[:after] + blocks[half:]})(preset)
 
 
@@ -110,13 +106,6 @@ ARMS = {
     "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),
     "plain_two_way": _plain("context and target attend to each other", {"context_attention": "two_way"}),
     "plain_c2w_12": _plain("12 numbers a pose in place of a map of rays", {"pose_encoding": "c2w_12"}),
-    "spatial_only": _plain("every context latent attends to itself alone", {"spatial_only_context": True}),
-    "hierarchical": Arm(
-        "path in early blocks, context in late ones",
-        lambda preset: _hierarchical(_model(PLAIN)(preset)),
-        "plain_one_way",
-        scratch=True,
-    ),
 }
 
 
