@@ -208,7 +208,7 @@ def test_a_check_names_what_is_there(folder):
         ("    proved_by: tests/model", "    wants: tests/model", "claims.26"),
         ("at_least: 3.0}", "at_least: much}", "at_least"),
         ("end: low", "end: middle", "end"),
-        ("    takes: &longer_training a plain model", "    command: &longer_training a plain model", "claims"),
+        ("    takes: &longer_drawing a model", "    command: &longer_drawing a model", "claims"),
     ],
 )
 def test_a_broken_claim_is_named(old, new, place):
