@@ -84,13 +84,12 @@ def headline(entries: list[Entry]) -> str:
 
 
 def verdicts(entries: list[Entry]) -> str:
-    """How many claims have which verdict, in one sentence."""
-    parts = [entry.verdict.split(", ") for entry in entries]
-    found = Counter(verdict for verdict, *_ in parts)
-    once = Counter(verdict for verdict, *seeds in parts if seeds == ["one training seed"])
-    noted = {verdict: f" ({count} of them on one training seed)" for verdict, count in once.items()}
-    known = ", ".join(f"{count} {verdict}{noted.get(verdict, '')}" for verdict, count in found.most_common())
-    return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}."
+    """How many claims have which verdict, and how many of these rest on one training."""
+    found = Counter(entry.verdict.split(", ")[0] for entry in entries)
+    known = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
+    once = sum(entry.verdict.endswith(", one training seed") for entry in entries)
+    rest = f" {once} of these verdicts rest on one training seed." if once else ""
+    return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}.{rest}"
 
 
 def listed(words: list[str]) -> str:
