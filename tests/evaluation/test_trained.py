@@ -62,6 +62,15 @@ def test_rooms_are_compared_in_pairs_over_the_seeds_that_both_have():
     assert sorted(found["weights"]) == ["no_box-seed2", "no_box-seed3", "reference-seed2", "reference-seed3"]
 
 
+def test_each_seed_has_its_own_difference():
+    """What trainings differ by (-2 and +1 dB) is in no interval over rooms, which all lose as much."""
+    references = [result("reference", seed, ROOMS) for seed in (1, 2)]
+    arms = [result("no_box", seed, [value + apart for value in ROOMS]) for seed, apart in ((1, -2), (2, 1))]
+    gain = compare(arms, references)["gain"]["no_box - reference, psnr_recall"]
+    assert (gain["mean"], gain["low"], gain["high"]) == (-0.5, -0.5, -0.5)
+    assert gain["by_seed"] == [-2, 1]
+
+
 def test_a_reference_is_compared_with_itself_without_context_alone():
     references = [result("reference", seed, [value + seed for value in ROOMS]) for seed in (1, 2)]
     found = compare(references, references)
@@ -222,3 +231,11 @@ def test_the_table_says_what_is_stored(tmp_path):
     assert lines[0].endswith(f"as it is | psnr_recall | 15.00 [10.00, 20.00] | – | {own}")
     assert lines[2] == f"| no_box | {changes} | psnr_recall | {mean} | +1.00 [+1.00, +1.00] | {own}"
     assert lines[3].endswith(f"| psnr | {mean} | +1.00 [+1.00, +1.00] | – | 2 |") and len(lines) == 4
+
+
+def test_the_table_has_the_differences_of_several_seeds(tmp_path):
+    references = [result("reference", seed, [10.0, 20.0]) for seed in (1, 2)]
+    arms = [result("no_box", seed, [10.0 + apart, 20.0 + apart]) for seed, apart in ((1, -2), (2, 1))]
+    (tmp_path / "no_box-navigation.json").write_text(json.dumps(compare(arms, references)))
+    line = arms_table(tmp_path).splitlines()[2]
+    assert "| -0.50 [-0.50, -0.50] (-2.00, +1.00) | +3.00 [+3.00, +3.00] (+3.00, +3.00) | 4 |" in line

@@ -22,7 +22,7 @@ from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.navigation import score_all, store_key
 from v4s_lib.evaluation.results import RESULTS, save_results
-from v4s_lib.evaluation.statistics import make_row
+from v4s_lib.evaluation.statistics import bootstrap, make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.all_arms import train_arms
@@ -112,7 +112,8 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     """An arm and its reference, room by room, over the training seeds that both have.
 
     Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC", and
-    those over the same weights without context, which say whether it is used, "ARM - ARM without context, METRIC".
+    those over the same weights without context, which say whether it is used, "ARM - ARM without context, METRIC";
+    ``by_seed`` has each training seed's own mean, for what differs between trainings no interval over rooms tells.
     Raises ``ValueError`` where they did not see as many targets, started from other weights or were scored otherwise.
     """
     by_seed = {result["training_seed"]: result for result in references}
@@ -142,8 +143,9 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
         for one, other in dict.fromkeys([(own, its), (own, own + WITHOUT), (its, its + WITHOUT)]):
             if one != other and one in columns and other in columns:  # a reference is compared with itself alone
                 difference = columns[one] - columns[other]
-                row = make_row(f"{one} - {other}", metric, unit, difference, scenes)
-                gain[f"{one} - {other}, {metric}"] = row.to_json()
+                row = make_row(f"{one} - {other}", metric, unit, difference, scenes).to_json()
+                seeds = [bootstrap(part, scenes[: len(part)]).to_json() for part in np.split(difference, len(pairs))]
+                gain[f"{one} - {other}, {metric}"] = row | {"by_seed": [seed["mean"] for seed in seeds]}
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     return {**shared, "weights": weights, "targets_seen": targets, "rows": rows, "gain": gain}
@@ -171,7 +173,10 @@ def metric_columns(pairs: list[tuple[dict[str, Any], dict[str, Any]]], metric: s
 
 
 def arms_table(folder: Path = FOLDER) -> str:
-    """Every arm that is stored, in Markdown: its mean, and the paired differences that ``compare`` made of it."""
+    """Every arm that is stored, in Markdown: its mean, and the paired differences that ``compare`` made of it.
+
+    Of several training seeds each one's own difference is shown, too, in brackets.
+    """
     lines = [
         "| arm | changes | metric | mean | minus reference | minus itself without context | rooms × seeds |",
         "|---|---|---|---|---|---|---|",
@@ -191,9 +196,13 @@ def arms_table(folder: Path = FOLDER) -> str:
 
 
 def _cell(row: dict[str, Any], sign: str) -> str:
-    """A mean with its interval; "–" where they are not known."""
+    """A mean with its interval, and of several trainings each one's; "–" where they are not known."""
     known = [row[end] for end in ("mean", "low", "high")]
-    return "–" if None in known else "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign)
+    if None in known:
+        return "–"
+    seeds = ["–" if seed is None else f"{seed:{sign}.2f}" for seed in row.get("by_seed", [])]
+    each = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
+    return "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign) + each
 
 
 @command("what is trained and scored is kept; run the same command to go on")
