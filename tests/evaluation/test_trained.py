@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.ledger import evaluate, load_claims
+from v4s_lib.evaluation.ledger import evaluate, load_claims, on_every_seed
 from v4s_lib.evaluation.trained import HANDHELD, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
@@ -68,7 +68,32 @@ def test_each_seed_has_its_own_difference():
     arms = [result("no_box", seed, [value + apart for value in ROOMS]) for seed, apart in ((1, -2), (2, 1))]
     gain = compare(arms, references)["gain"]["no_box - reference, psnr_recall"]
     assert (gain["mean"], gain["low"], gain["high"]) == (-0.5, -0.5, -0.5)
-    assert gain["by_seed"] == [-2, 1]
+    assert [seed["mean"] for seed in gain["by_seed"]] == [seed["high"] for seed in gain["by_seed"]] == [-2, 1]
+
+
+def test_a_claim_of_arms_has_to_hold_for_every_seed(tmp_path):
+    """A mean of +1 dB over two trainings, of which one loses 1 dB, reproduces nothing."""
+    references = [result("reference", seed, ROOMS, start=None) for seed in (1, 2)]
+    for apart, holds in (((3, -1), False), ((3, 1), True)):
+        arms = [
+            result("no_box", seed, [value + more for value in ROOMS], start=None)
+            for seed, more in zip((1, 2), apart, strict=True)
+        ]
+        folder = tmp_path / str(holds)
+        folder.mkdir()
+        (folder / "no_box.json").write_text(json.dumps(compare(arms, references)))
+        check = {"results": "no_box", "pair": "no_box - reference, psnr_recall", "end": "low", "at_least": 0.5}
+        found = on_every_seed(check, folder)
+        assert [seed.value for seed in found.seeds] == list(apart)
+        assert found.holds == holds and found.trainings == 2
+
+
+def test_arms_from_other_weights_than_the_shipped_ones_are_no_evidence(tmp_path):
+    references = [result("reference", 1, ROOMS, start="others")]
+    (tmp_path / "reference.json").write_text(json.dumps(compare(references, references)))
+    check = {"results": "reference", "pair": "reference - reference without context, psnr_recall", "at_least": 0.5}
+    with pytest.raises(ValueError, match="^expected reference of arms that start from the shipped weights, got some f"):
+        evaluate(check, tmp_path)
 
 
 def test_a_reference_is_compared_with_itself_without_context_alone():
@@ -85,8 +110,11 @@ def test_arms_that_saw_unequal_numbers_of_targets_are_not_compared():
 
 
 def test_arms_that_started_from_other_weights_are_not_compared():
-    with pytest.raises(ValueError, match="^expected no_box and reference of one seed to start from the same weights"):
+    with pytest.raises(ValueError, match="^expected no_box and reference to start from the same weights with every s"):
         compare([result("no_box", 1, ROOMS, start="others")], [result("reference", 1, ROOMS)])
+    with pytest.raises(ValueError, match="^expected no_box and reference to start from the same weights with every s"):
+        both = [[result(arm, 1, ROOMS), result(arm, 2, ROOMS, start="others")] for arm in ("no_box", "reference")]
+        compare(*both)
 
 
 def line(phone: float, usual: float, without: float) -> dict:

@@ -16,6 +16,7 @@ class Arm:
     handheld: bool = False  # whether context and start frame come from a phone's video, so to say
     with_context: bool = True
     followed: bool = False  # whether the camera finder looks at the clip, too; it takes longer than sampling
+    least_shared: float | None = None  # of the start frame, for a context to be used; None is the preset's
 
 
 def _pair(arm: Arm) -> list[Arm]:
@@ -31,13 +32,18 @@ EXPERIMENTS = {
         *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
         *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
     ],
-    "context": [  # the longest scans met in training
-        Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED)
+    # The longest scans met in training. A short context may not show the start frame; it is used all the same, or the
+    # rule that puts another room's aside would decide the comparison. So in long scans.
+    "context": [
+        Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED, least_shared=0.0)
         for count in (16, 1, 3, 6, 12, 25)
     ],
     "long_scan": [
         Arm("without context", scan_latents=100, with_context=False),
-        *(Arm(f"{count} latents", context_latents=count, scan_latents=100) for count in (3, 12, 16, 25, 84)),
+        *(
+            Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
+            for count in (3, 12, 16, 25, 84)
+        ),
     ],
     "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
     "worlds": [

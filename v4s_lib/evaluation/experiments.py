@@ -8,7 +8,7 @@ arm, from the whole scan.
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save
 from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
+from v4s_lib.training.weights import make_pipeline
 from v4s_lib.worlds.visibility import Partition
 
 FOLDER = RESULTS / "experiments"
@@ -56,6 +57,8 @@ def score_arm(
     episode, seed = _room(*asked), episode_seed(seed, index)
     shown = by_phone(episode, preset.task, seed) if arm.handheld else episode
     scan, start = shown.scan.rgb, shown.target.rgb[:1]
+    if arm.least_shared is not None:
+        pipeline = make_pipeline(pipeline.transformer, replace(preset, least_shared=arm.least_shared))
     output = pipeline(
         scan if arm.with_context else None,
         start,

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from v4s_lib.data.boxes import is_shown, mask_box
+from v4s_lib.data.boxes import is_centred, is_shown, mask_box
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import grounding_instruction, object_name
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.judges import (
+    GATES,
     Limits,
     best_of,
     box_overlap,
@@ -42,6 +43,8 @@ UNITS = {
     "if": "1",
     "sd": "1",
     "smooth": "1",
+    "aimed": "1",  # whether the camera that explains the last frame best has the object in its middle, and SD < 0.2
+    "sd_way": "1",  # SD half-way
     "box": "1",
     "box_overlap": "1",
     "object_shown": "1",  # whether the frames drawn as context show the object at all
@@ -106,16 +109,19 @@ def sample_grounding(
 
 
 def baselines(episode: GroundingEpisode, frames: Tensor) -> dict[str, Tensor]:
-    """Clips (1, F, H, W, 3) of what needs no model: the start frame, a cut to the best context frame, the truth.
+    """Clips (1, F, H, W, 3) of what needs no model: the start frame, the best context frame, the truth.
 
-    ``frames`` are the numbers of the scan's frames that the model was given, too.
+    ``frames`` are the numbers of the scan's frames that the model was given, too. Which of them is best is told by
+    true masks. ``retrieve`` cuts to it, ``retrieve_faded`` fades in the middle third.
     """
     start, length = episode.target_frames[0], len(episode.target_frames)
     best = episode.scan.rgb[shown_best(episode, frames)]
     half = length // 2
     cut = torch.cat([start.expand(half, *start.shape), best.expand(length - half, *start.shape)])
+    share = torch.linspace(-1, 2, length).clamp(0, 1)[:, None, None, None]
     return {
         "retrieve": cut[None],
+        "retrieve_faded": (start + share * (best - start))[None],
         "start_frame": start.expand(1, length, *start.shape),
         "ground_truth": episode.target_frames[None],
     }
@@ -129,10 +135,13 @@ def shown_best(episode: GroundingEpisode, frames: Tensor) -> int:
     return int(frames[(shown * weight).sum(dim=(1, 2)).argmax()])
 
 
-def other_label(episode: GroundingEpisode) -> str:
-    """An object that the room does not hold, of another colour and kind: what a shuffled instruction asks for."""
-    colors = [color for color in COLORS if color != episode.item.color]
-    kinds = [kind for kind in KINDS if kind != episode.item.kind]
+def other_label(episode: GroundingEpisode, same: str | None = None) -> str:
+    """An object that the room does not hold, of another colour and kind: what a shuffled instruction asks for.
+
+    ``same`` keeps one of the two: "color" or "kind".
+    """
+    colors = [color for color in COLORS if (color == episode.item.color) == (same == "color")]
+    kinds = [kind for kind in KINDS if (kind == episode.item.kind) == (same == "kind")]
     held = {item.label for item in episode.scenes.objects[0]}
     pairs = [f"{color} {kind}" for color in colors for kind in kinds]
     free = [pair for pair in pairs if pair not in held]
@@ -184,31 +193,33 @@ def judge_clips(
     """The measures of each method's clips (N, F, H, W, 3), and, where there are several, how many of them passed."""
     last = len(episode.target_c2w) - 1
     finder = CameraFinder(episode.scenes, task.camera, REACH)
-    frames = torch.cat([clip[:, last] for clip in clips.values()])
-    distance, cameras = spatial_distance(finder, frames, limits)
+    ends, way = (torch.cat([clip[:, number] for clip in clips.values()]) for number in (last, last // 2))
+    distance, cameras = spatial_distance(finder, ends, limits)
+    half, _ = spatial_distance(finder, way, limits)
     sizes = [len(clip) for clip in clips.values()]
+    found = zip(clips.items(), *(values.split(sizes) for values in (distance, half, cameras)), strict=True)
     scores = {}
-    for (name, clip), sd, c2w in zip(clips.items(), distance.split(sizes), cameras.split(sizes), strict=True):
+    for (name, clip), sd, sd_way, c2w in found:
         verdicts = judge(clip, last, episode.item.label, reader, sd, limits)
-        for verdict, sample, camera in zip(verdicts, clip, c2w, strict=True):
-            verdict |= box_measures(sample, last, episode, camera, task)
+        for verdict, sample, on_way, camera in zip(verdicts, clip, sd_way.tolist(), c2w, strict=True):
+            mask = render_one(episode.scenes, camera[None, None], task).instance[0] == episode.item.instance
+            verdict |= box_measures(sample, last, mask) | {"sd_way": on_way}
+            verdict["aimed"] = float(is_centred(mask) and verdict["sd"] < GATES["sd02"])
         scores[name] = {key: _mean([verdict[key] for verdict in verdicts]) for key in verdicts[0]}
         scores[name]["passed"] = int(sum(verdict["if_sd02"] for verdict in verdicts))
         scores[name]["samples"] = len(verdicts)
     return scores
 
 
-def box_measures(
-    clip: Tensor, last: int, episode: GroundingEpisode, camera: Tensor, task: RoomTask
-) -> dict[str, float]:
+def box_measures(clip: Tensor, last: int, mask: Tensor) -> dict[str, float]:
     """Whether a box is drawn in a clip's tail and, if so, how well it fits the object as the clip's own camera sees it.
 
-    ``camera`` (4, 4) is the one that best explains frame ``last``; NaN where there is no box, or no object to see.
+    ``mask`` (H, W) is the object's from the camera that best explains frame ``last``; NaN where there is no box, or no
+    object to see.
     """
     box = read_box(clip[last], clip[-1])
     if box is None:
         return {"box": 0.0, "box_overlap": math.nan}
-    mask = render_one(episode.scenes, camera[None, None], task).instance[0] == episode.item.instance
     return {"box": 1.0, "box_overlap": box_overlap(box, mask_box(mask)) if mask.any() else math.nan}
 
 

@@ -2,8 +2,8 @@
 
 ``data_manifests/ledger/claims.yaml`` says of every claim what is measured and what would count as reproduced, before
 the experiment is run. Figures come from the stored results, which must belong to the shipped weights, and from those of
-other training seeds (``results/seed*``), which must belong to the trainings on record. A verdict is computed, never
-written. A check holds if it does for every seed.
+other training seeds (``results/seed*``), which must belong to the trainings on record; those of arms must have started
+from the shipped weights. A verdict is computed, never written. A check holds if it does for every seed.
 """
 
 import json
@@ -19,7 +19,10 @@ import yaml
 from v4s_lib.data.manifests import MANIFESTS, check_schema
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.navigation import Models
+from v4s_lib.model.weights import state_digest
+from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.presets import get_preset
+from v4s_lib.training.weights import initial_weights
 
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
@@ -139,15 +142,23 @@ def on_every_seed(check: dict[str, Any], folder: Path | None = None) -> Check:
     named = [row["mean"] for row in found.get("rows", []) if row["metric"] == "training_seeds"]
     untrained = "gate" in check or check.get("method") == "ground_truth"
     trainings = None if untrained else int(named[0]) if named else len(places)
-    return Check([evaluate(check, place) for place in places], check.get("decisive", False), trainings)
+    seeds = [checked for place in places for checked in evaluate_seeds(check, place)]
+    return Check(seeds, check.get("decisive", False), trainings)
 
 
 def _file(check: dict[str, Any], folder: Path) -> Path:
     return folder / f"{check['results']}.json"
 
 
-def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
-    """Look a check's figure up and hold it against its bar."""
+def evaluate_seeds(check: dict[str, Any], folder: Path | None = None) -> list[Checked]:
+    """``evaluate``, for each training seed of an arm by itself where the results tell those differences apart."""
+    found = stored(check["results"], folder or results.RESULTS)
+    gains = found.get("gain", {}).get(check.get("pair"), {}).get("by_seed", [])
+    return [evaluate(check, folder, seed) for seed in range(len(gains))] or [evaluate(check, folder)]
+
+
+def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None = None) -> Checked:
+    """Look a check's figure up, of all training seeds or of the arm's ``seed``-th, and hold it against its bar."""
     found = stored(check["results"], folder or results.RESULTS)
     interval = None
     if "gate" in check:
@@ -155,6 +166,7 @@ def evaluate(check: dict[str, Any], folder: Path | None = None) -> Checked:
         what, value = f"{judge.upper()} gate, {frames}", _find(found["gates"][judge], frames, check["results"])
     elif "pair" in check:
         gain = _find(found["gain"], check["pair"], check["results"])
+        gain = gain if seed is None else gain["by_seed"][seed]
         end = check.get("end")
         what, value = check["pair"] + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = None if end else (gain["low"], gain["high"])
@@ -185,12 +197,27 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
                     f"expected {name} for weights {digest[:12]}, got it for {str(content.get(key))[:12]}: "
                     "run its command again"
                 )
+    start = content.get("start")
+    if start is not None and shipped_start(content["preset"]) not in (None, start):
+        raise ValueError(
+            f"expected {name} of arms that start from the shipped weights, got some from {start[:12]}: train them again"
+        )
     return content
 
 
 @lru_cache(maxsize=4)
 def _shipped_models(preset: str) -> Models:
     return results.load_models(get_preset(preset))
+
+
+@lru_cache(maxsize=4)
+def shipped_start(preset: str) -> str | None:
+    """The digest of what arms take from the shipped weights of a preset; None where none ship."""
+    if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
+        return None
+    return state_digest(
+        initial_weights(arm_preset("reference", get_preset(preset)), arm_start("reference", preset, None))
+    )
 
 
 def shipped_digests(preset: str, task: str) -> dict[str, str]:

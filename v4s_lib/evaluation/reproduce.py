@@ -95,7 +95,7 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
         scores = experiment.score(models, preset, results["split"], index, results["seed"], results["samples"])
         for method, per_episode in results["per_episode"].items():
             value, stored = scores[method][experiment.metric], per_episode[index]
-            if abs(value - stored) > experiment.tolerance:
+            if not abs(value - stored) <= experiment.tolerance:
                 raise ValueError(
                     f"expected {experiment.metric} {stored:.3f} of {method} in episode {index}, got {value:.3f}: "
                     "the stored results do not belong to this code"

@@ -75,7 +75,7 @@ EXPERIMENTS = {
         lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines, "ours") + best_of_curve(lines, "ours_drawn"),
         metric="sd",
         best="smallest",
-        tolerance=0.05,
+        tolerance=0.02,
         gain="if_sd02",
         unit="",
         tables={"The object is centred (IF), the room is this one (SD), the motion is smooth": GROUNDING},

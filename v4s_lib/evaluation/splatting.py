@@ -9,14 +9,13 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from v4s_lib.data.navigation import NavigationEpisode
-from v4s_lib.model.cloud import CLOSEST, fine
+from v4s_lib.model.cloud import COUNT, Cloud, make_cloud, view
+from v4s_lib.model.codec import one_each
+from v4s_lib.model.fusion import agree
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
-from v4s_lib.worlds.cameras import Camera, inverse, to_room
+from v4s_lib.worlds.cameras import Camera, to_room
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT
-
-BEHIND = 0.05  # of the nearest point's distance: points up to so much farther away are of the same surface
-LEAST = 0.01  # of a pixel: a point that touches less of it does not colour it
 
 
 def unproject(depth: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
@@ -25,41 +24,28 @@ def unproject(depth: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
     return to_room(points.flatten(1, 2), c2w).flatten(0, 1)
 
 
-def splat(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
-    """Points (N, 3) with colours (N, 3) seen from c2w (F, 4, 4): frames (F, H, W, 3).
+def splat(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera, weight: Tensor | None = None) -> Tensor:
+    """Points (N, 3) with colours (N, 3) seen from c2w (F, 4, 4): frames (F, H, W, 3), as our painter is shown them.
 
-    Each point colours the four pixels around it, by nearness; what stands behind is left out. A pixel that no point
-    reaches takes the colour of the nearest one that has some; a frame without any is grey.
+    ``weight`` (N,) says how sure each is; None is alike. A pixel that no point reaches takes the colour of the nearest
+    one that has some; a frame without any is grey.
     """
-    return torch.stack([_splat_one(points, colors, pose, camera) for pose in c2w])
+    weight = torch.ones(len(points)) if weight is None else weight
+    cloud = Cloud(points[None], colors[None], weight[None], torch.zeros(1, len(points)))
+    return fill(view(cloud, c2w[None], camera)[0])
 
 
-def _splat_one(points: Tensor, colors: Tensor, c2w: Tensor, camera: Camera) -> Tensor:
-    height, width = camera.height, camera.width
-    pixel, far = camera.project(to_room(points, inverse(c2w)))
-    corner = torch.floor(pixel - 0.5)
-    share = pixel - 0.5 - corner  # of the pixel right and below
-    nearest = torch.full((height * width,), torch.inf, dtype=far.dtype)
-    parts = []
-    for right in (0, 1):
-        for below in (0, 1):
-            column, row = corner[:, 0] + right, corner[:, 1] + below
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (far > CLOSEST)
-            sides = (share[:, 0] if right else 1 - share[:, 0], share[:, 1] if below else 1 - share[:, 1])
-            inside &= sides[0] * sides[1] > LEAST
-            index, weight = (row * width + column)[inside].long(), (sides[0] * sides[1])[inside]
-            nearest.scatter_reduce_(0, index, far[inside], "amin")
-            parts.append((index, weight, inside))
-    total = torch.zeros(height * width, 4, dtype=colors.dtype)
-    for index, weight, inside in parts:
-        weight = weight * (far[inside] <= nearest[index] * (1 + BEHIND))
-        total.index_add_(0, index, torch.cat([weight[:, None] * colors[inside], weight[:, None]], dim=1))
-    frame = (total[:, :3] / total[:, 3:].clamp(min=1e-6)).view(height, width, 3)
-    empty = (total[:, 3] == 0).view(height, width).numpy()
-    if empty.all():
-        return torch.full_like(frame, 0.5)
-    rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
-    return frame[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
+def fill(seen: Tensor) -> Tensor:
+    """The colours (F, H, W, 3) of views (F, H, W, CHANNELS), holes filled by the pixel nearest to them."""
+    frames = []
+    for frame in seen:
+        empty = (frame[..., COUNT] == 0).numpy()
+        if empty.all():
+            frames.append(torch.full_like(frame[..., :3], 0.5))
+        else:
+            rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
+            frames.append(frame[torch.from_numpy(rows).long(), torch.from_numpy(columns).long(), :3])
+    return torch.stack(frames)
 
 
 def splat_true_geometry(episode: NavigationEpisode, frames: Tensor, camera: Camera) -> Tensor:
@@ -77,7 +63,8 @@ def splat_sight(
 ) -> Tensor | None:
     """The episode's video (F, H, W, 3) by splatting what sight sees in the context latents ``index`` and the start.
 
-    None for a model without sight.
+    Poses are our model's, and depths those on which all of these frames agree; nothing else is changed. None for a
+    model without sight.
     """
     model, codec, device = pipeline.transformer, pipeline.codec, pipeline._execution_device
     if model.sight is None:
@@ -93,11 +80,10 @@ def splat_sight(
         context_time_index=index[None].to(device),
         return_findings=True,
     )
-    poses = torch.cat([findings.context_poses[0].flatten(0, 1), findings.target_poses[0, :, -1]]).cpu()
-    frames = torch.cat([groups[0].flatten(0, 1), episode.target.rgb[:1].to(device)])
-    alone = frames[None, :, None].expand(-1, -1, FRAMES_PER_LATENT, -1, -1, -1)  # sight looks at a latent's last frame
-    depth = fine(model.sight(codec.encode_groups(alone)).log_depth, model.sight).exp().cpu()
-    depth = depth.view(-1, camera.height, camera.width)
-    path = poses[-1] @ relative_to_start(episode.target_c2w[None].double()).float()[0, 1:].flatten(0, 1)
-    shown = splat(unproject(depth, poses, camera), frames.cpu().flatten(0, 2), path, camera)
+    poses = torch.cat([findings.context_poses[0].flatten(0, 1), findings.target_poses[0, :, -1]])[None]
+    latents = torch.cat([one_each(codec.encode_groups(groups), codec.config.patch_size), start], dim=2)
+    cloud = make_cloud(model.sight, latents, agree(model.sight, model.sight(latents), poses), poses)
+    place, color, weight = (value[0].cpu() for value in (cloud.place, cloud.color, cloud.weight))
+    path = poses[0, -1].cpu() @ relative_to_start(episode.target_c2w[None].double()).float()[0, 1:].flatten(0, 1)
+    shown = splat(place, color / 2 + 0.5, path, camera, weight)
     return torch.cat([episode.target.rgb[:1], shown])

@@ -113,7 +113,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
 
     Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC", and
     those over the same weights without context, which say whether it is used, "ARM - ARM without context, METRIC";
-    ``by_seed`` has each training seed's own mean, for what differs between trainings no interval over rooms tells.
+    ``by_seed`` has each training seed's own, for what differs between trainings no interval over rooms tells.
     Raises ``ValueError`` where they did not see as many targets, started from other weights or were scored otherwise.
     """
     by_seed = {result["training_seed"]: result for result in references}
@@ -124,10 +124,10 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     if len(set(targets.values())) > 1:
         raise ValueError(f"expected arms that saw as many targets, got {targets}: train them with the same --steps")
     for one, other in pairs:
-        if one["start"] != other["start"]:
+        if {one["start"], other["start"]} != {first["start"]}:
             raise ValueError(
-                f"expected {one['arm']} and {other['arm']} of one seed to start from the same weights, "
-                "got two: train both from one --init"
+                f"expected {one['arm']} and {other['arm']} to start from the same weights with every seed, "
+                "got several: train all from one --init"
             )
         if (one["preset"], one["seed"]) != (other["preset"], other["seed"]):
             raise ValueError(
@@ -145,10 +145,11 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
                 difference = columns[one] - columns[other]
                 row = make_row(f"{one} - {other}", metric, unit, difference, scenes).to_json()
                 seeds = [bootstrap(part, scenes[: len(part)]).to_json() for part in np.split(difference, len(pairs))]
-                gain[f"{one} - {other}, {metric}"] = row | {"by_seed": [seed["mean"] for seed in seeds]}
+                gain[f"{one} - {other}, {metric}"] = row | {"by_seed": seeds}
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
-    return {**shared, "weights": weights, "targets_seen": targets, "rows": rows, "gain": gain}
+    starts = {"start": first["start"], "weights": weights, "targets_seen": targets}
+    return {**shared, **starts, "rows": rows, "gain": gain}
 
 
 def stored_results(folder: Path, measure: str, split: str, episodes: int) -> dict[str, list[dict[str, Any]]]:
@@ -200,7 +201,8 @@ def _cell(row: dict[str, Any], sign: str) -> str:
     known = [row[end] for end in ("mean", "low", "high")]
     if None in known:
         return "–"
-    seeds = ["–" if seed is None else f"{seed:{sign}.2f}" for seed in row.get("by_seed", [])]
+    means = [seed["mean"] for seed in row.get("by_seed", [])]
+    seeds = ["–" if mean is None else f"{mean:{sign}.2f}" for mean in means]
     each = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
     return "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign) + each
 
