@@ -168,7 +168,7 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     own = json.loads((out / "scored" / "no_box-seed3-navigation.json").read_text())
     assert own["per_episode"]["ours"]["psnr"][0] == 5.0 and len(own["per_episode"]["ours"]["psnr"]) == 2
     assert (own["targets_seen"], own["training_seed"], len(own["weights_sha256"])) == (2 * 2 * 2, 3, 64)
-    assert "| no_box | clips end without the box tail | psnr_recall |" in capsys.readouterr().out
+    assert "| no_box | clips end without the box tail | navigation | psnr_recall |" in capsys.readouterr().out
     check = {"results": "no_box-navigation", "pair": "no_box - reference, psnr", "at_least": -100.0}
     assert evaluate(check, out).holds
     assert main([*asked, "--arms", "gap_0"]) == 2
@@ -256,8 +256,8 @@ def test_the_table_says_what_is_stored(tmp_path):
     (tmp_path / "reference-navigation.json").write_text(json.dumps(compare(references, references)))
     lines, mean = arms_table(tmp_path).splitlines()[2:], "16.00 [11.00, 21.00]"
     own, changes = "+3.00 [+3.00, +3.00] | 2 |", get_arm("no_box").changes
-    assert lines[0].endswith(f"as it is | psnr_recall | 15.00 [10.00, 20.00] | – | {own}")
-    assert lines[2] == f"| no_box | {changes} | psnr_recall | {mean} | +1.00 [+1.00, +1.00] | {own}"
+    assert lines[0].endswith(f"as it is | navigation | psnr_recall | 15.00 [10.00, 20.00] | – | {own}")
+    assert lines[2] == f"| no_box | {changes} | navigation | psnr_recall | {mean} | +1.00 [+1.00, +1.00] | {own}"
     assert lines[3].endswith(f"| psnr | {mean} | +1.00 [+1.00, +1.00] | – | 2 |") and len(lines) == 4
 
 

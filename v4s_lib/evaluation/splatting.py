@@ -10,7 +10,6 @@ from torch import Tensor
 
 from v4s_lib.data.navigation import NavigationEpisode
 from v4s_lib.model.cloud import COUNT, Cloud, make_cloud, view
-from v4s_lib.model.codec import one_each
 from v4s_lib.model.fusion import agree
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
@@ -80,9 +79,10 @@ def splat_sight(
         context_time_index=index[None].to(device),
         return_findings=True,
     )
+    frames = torch.cat([groups[0].flatten(0, 1), episode.target.rgb[:1].to(device)])
+    alone = codec.encode_groups(frames[None, :, None].expand(-1, -1, FRAMES_PER_LATENT, -1, -1, -1))
     poses = torch.cat([findings.context_poses[0].flatten(0, 1), findings.target_poses[0, :, -1]])[None]
-    latents = torch.cat([one_each(codec.encode_groups(groups), codec.config.patch_size), start], dim=2)
-    cloud = make_cloud(model.sight, latents, agree(model.sight, model.sight(latents), poses), poses)
+    cloud = make_cloud(model.sight, alone, agree(model.sight, model.sight(alone), poses), poses)
     place, color, weight = (value[0].cpu() for value in (cloud.place, cloud.color, cloud.weight))
     path = poses[0, -1].cpu() @ relative_to_start(episode.target_c2w[None].double()).float()[0, 1:].flatten(0, 1)
     shown = splat(place, color / 2 + 0.5, path, camera, weight)

@@ -179,8 +179,8 @@ def arms_table(folder: Path = FOLDER) -> str:
     Of several training seeds each one's own difference is shown, too, in brackets.
     """
     lines = [
-        "| arm | changes | metric | mean | minus reference | minus itself without context | rooms × seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | changes | clips of | metric | mean | minus reference | minus itself without context | rooms × seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, arm in ARMS.items():
         for file in sorted(folder.glob(f"{name}-*.json")):
@@ -192,7 +192,8 @@ def arms_table(folder: Path = FOLDER) -> str:
                         found["gain"].get(f"{name} - {other}, {metric}") for other in (arm.reference, name + WITHOUT)
                     ]
                     cells = [_cell(row, ""), *("–" if gain is None else _cell(gain, "+") for gain in gains)]
-                    lines.append(f"| {' | '.join([name, arm.changes, metric, *cells])} | {row['n']} |")
+                    facts = [name, arm.changes, found["measure"], metric, *cells]
+                    lines.append(f"| {' | '.join(facts)} | {row['n']} |")
     return "\n".join(lines)
 
 

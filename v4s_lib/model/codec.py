@@ -29,9 +29,9 @@ def last_frames(latents: Tensor, patch: int) -> Tensor:
     return to_pixels(latents, patch)[:, :, -1]
 
 
-def one_each(latents: Tensor, patch: int) -> Tensor:
-    """Latents (B, C, T, h, w) to as many as they hold frames (B, C, 4T, h, w), each filled with one of those."""
-    frames = to_pixels(latents, patch).flatten(1, 2)
+def older_frames(latents: Tensor, patch: int) -> Tensor:
+    """Latents (B, C, 3T, h, w), each filled with one of the frames of latents (B, C, T, h, w) before their last."""
+    frames = to_pixels(latents, patch)[:, :, :-1].flatten(1, 2)
     return to_latents(frames[:, :, None].expand(-1, -1, FRAMES_PER_LATENT, -1, -1, -1), patch)
 
 

@@ -20,27 +20,30 @@ MISPLACED = 0.06  # standard deviation of the same for right points, for poses a
 
 
 @torch.no_grad()
-def agree(sight: Sight, seen: Seen, c2w: Tensor) -> Seen:
+def agree(sight: Sight, seen: Seen, c2w: Tensor, others: tuple[Seen, Tensor] | None = None) -> Seen:
     """What sight has seen, with the depths that frames agree on.
 
     Args:
         sight: what saw it.
         seen: (R, P, ...) of P frames in each of R rooms.
         c2w: (R, P, 4, 4) of those frames.
+        others: the same of the frames that are to agree with them; None is themselves, each with all but itself.
     """
     count, (rows, columns) = c2w.shape[1], sight.size
     camera = Camera(rows * sight.cell, columns * sight.cell, sight.horizontal_fov)
-    told = points(sight, seen)
+    told, (other, stand) = points(sight, seen), others or (seen, c2w)
+    told_by = points(sight, other)
     with torch.autocast(c2w.device.type, enabled=False):  # metres need more than the 8 bits of bf16
-        room = to_room(told.place, c2w).flatten(1, 2)  # R P*N 3
-        pixel, distance = camera.project(to_room(room[:, None], inverse(c2w)))  # R P P*N: in every frame
+        room = to_room(told_by.place, stand).flatten(1, 2)  # R Q*N 3
+        pixel, distance = camera.project(to_room(room[:, None], inverse(c2w)))  # R P Q*N: in every frame
     there = _at(fine(seen.log_depth, sight).unflatten(-1, (camera.height, camera.width)), pixel)
     farther = distance.clamp(min=CLOSEST).log() - there
     column, row = (pixel / sight.cell).floor().long().unbind(-1)
     inside = (distance > CLOSEST) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    own = torch.eye(count, dtype=torch.bool, device=c2w.device).repeat_interleave(rows * columns, dim=1)
-    weight = inside & ~own & (farther.abs() < APART)
-    weight = weight / (told.doubt.flatten(1)[:, None] ** 2 + MISPLACED**2)
+    weight = inside & (farther.abs() < APART)
+    if others is None:
+        weight &= ~torch.eye(count, dtype=torch.bool, device=c2w.device).repeat_interleave(rows * columns, dim=1)
+    weight = weight / (told_by.doubt.flatten(1)[:, None] ** 2 + MISPLACED**2)
     cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
     pulled, total = (torch.zeros_like(told.doubt).scatter_add(2, cell, part) for part in (weight * farther, weight))
     return Seen(seen.keys, seen.log_depth + pulled / (total + told.doubt**-2), seen.log_doubt)

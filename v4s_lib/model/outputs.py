@@ -17,8 +17,8 @@ class ContextCache:
     blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to no context
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
-    cloud: Cloud | None = None  # what they show, and how far it is what words name, for a painter
-    whole: Cloud | None = None  # what all frames of the context show, likewise
+    cloud: Cloud | None = None  # what they show, for a painter
+    older: Cloud | None = None  # what the other three frames of each latent show, likewise
 
 
 @dataclass

@@ -6,7 +6,7 @@ from torch import Tensor
 from v4s_lib.data.boxes import mask_box
 from v4s_lib.model.blocks import repeat_cached
 from v4s_lib.model.cloud import NAMED, make_cloud, view
-from v4s_lib.model.codec import one_each
+from v4s_lib.model.codec import older_frames
 from v4s_lib.model.finder import draw_thing, named_place
 from v4s_lib.model.fusion import agree
 from v4s_lib.model.localizer import FRAMES, pose_matrix, smooth, turn_to
@@ -49,10 +49,10 @@ class WayMixin:
         placed, cache.frames = place_context(self.sight, latents, seen, time_index, blind, told, quick=self.training)
         if self.painter is not None:
             cache.cloud = make_cloud(self.sight, latents, cache.frames.seen, placed[:, :, -1], blind)
-            each, poses = one_each(latents, self.sight.patch), placed.flatten(1, 2)
+            older, poses = older_frames(latents, self.sight.patch), placed[:, :, :-1].flatten(1, 2)
             with torch.no_grad():
-                seen = agree(self.sight, self.sight(each), poses)
-            cache.whole = make_cloud(self.sight, each, seen, poses, blind)
+                seen = agree(self.sight, self.sight(older), poses, (cache.frames.seen, cache.frames.c2w))
+            cache.older = make_cloud(self.sight, older, seen, poses, blind)
         return placed
 
     def _look_alone(self, context: Tensor, target: Tensor, text: Tensor | None) -> Findings:
@@ -185,7 +185,7 @@ class WayMixin:
         begin = make_cloud(self.sight, latents[:, :, :1], findings.start_seen, start[:, None])
         if cache is None:
             return view(begin, c2w, self._camera)
-        seen = view(cache.whole.join(begin), c2w, self._camera)
+        seen = view(cache.older.join(cache.cloud.join(begin)), c2w, self._camera)
         if findings.found is not None:
             named = cache.cloud.name(findings.found, self.sight).join(begin)
             seen[..., NAMED] = view(named, c2w, self._camera)[..., NAMED]
