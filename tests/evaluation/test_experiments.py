@@ -66,6 +66,19 @@ def test_an_arm_is_what_it_says():
     assert len(navigation_episode("validation", 0, SMOKE.task, 12).scan.rgb) == 45
 
 
+def test_lengths_are_compared_with_contexts_that_are_used_whatever_they_show():
+    """The rule for another room's context would put a short one aside; in arms of ``context`` it does not."""
+    strict = replace(SMOKE, least_shared=2.0)  # no context shows so much
+    arm = replace(EXPERIMENTS["context"][0], context_latents=3, scan_latents=None, followed=False)
+    used, aside, plain = (
+        score_arm(load_pipeline(preset), preset, one, "validation", 0, 0)["psnr"]
+        for one, preset in ((arm, strict), (replace(arm, least_shared=None), strict), (arm, SMOKE))
+    )
+    assert used == plain != aside
+    lengths = [*EXPERIMENTS["context"], *EXPERIMENTS["long_scan"][1:]]
+    assert {one.least_shared for one in lengths} == {0.0}
+
+
 def test_arms_have_names_of_their_own():
     for name, arms in EXPERIMENTS.items():
         files = [file_name(name, arm) for arm in arms]

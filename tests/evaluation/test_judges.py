@@ -98,11 +98,43 @@ def test_the_truth_passes_every_judge_and_what_is_not_it_fails(episode):
     assert {"passed", "samples"} <= set(scores["retrieve"])
 
 
+def test_a_fade_passes_the_gates_and_is_told_half_way(episode):
+    """What IF(SD) does not see: the last frame is a true one, no frame is a cut, and what lies between is no room."""
+    clips = baselines(episode, torch.arange(len(episode.scan.rgb)))
+    scores = judge_clips(clips, episode, load_reader(), load_limits(), TASK)
+    faded, truth = scores["retrieve_faded"], scores["ground_truth"]
+    assert faded["if_sd02"] == faded["smooth"] == 1 and faded["sd"] == scores["retrieve"]["sd"]
+    assert truth["sd_way"] < 0.1 < 0.2 < faded["sd_way"]
+    clip = clips["retrieve_faded"][0]
+    assert torch.equal(clip[0], clips["retrieve"][0, 0]) and torch.equal(clip[-1], clips["retrieve"][0, -1])
+
+
+def test_the_camera_that_explains_a_clip_is_aimed_at_what_is_named(episode):
+    clips = baselines(episode, torch.arange(len(episode.scan.rgb)))
+    clips["backwards"] = clips["ground_truth"].flip(1)
+    clips["other room"] = grounding_episode("validation", 5, TASK).target_frames[None]
+    scores = judge_clips(clips, episode, load_reader(), load_limits(), TASK)
+    assert {name: scores[name]["aimed"] for name in clips if not name.startswith("retrieve")} == {
+        "ground_truth": 1,
+        "start_frame": 0,
+        "backwards": 0,
+        "other room": 0,
+    }
+
+
 def test_another_object_is_asked_for_when_the_instruction_is_shuffled(episode):
     label = other_label(episode)
     color, kind = label.split(" ")
     assert color != episode.item.color and kind != episode.item.kind
     assert label not in {item.label for item in episode.scenes.objects[0]}
+
+
+def test_a_harder_name_shares_colour_or_kind(episode):
+    held = {item.label for item in episode.scenes.objects[0]}
+    for same in ("color", "kind"):
+        color, kind = other_label(episode, same).split(" ")
+        assert (color == episode.item.color, kind == episode.item.kind) == (same == "color", same == "kind")
+        assert f"{color} {kind}" not in held
 
 
 def test_the_gates_of_the_judges_hold():
@@ -111,6 +143,7 @@ def test_the_gates_of_the_judges_hold():
     assert gates["rooms"] >= 96
     assert all(share >= 0.95 for share in gates["sd"].values()), gates["sd"]
     assert gates["if"]["ground truth"] >= 0.97 and gates["if"]["start frame"] <= 0.02
+    assert {"another kind of that colour named", "another colour of that kind named"} <= gates["if"].keys()
 
 
 def test_without_a_calibration_one_sentence_says_what_to_do(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4s_lib.model.codec import PatchCodec
+from v4s_lib.model.codec import PatchCodec, older_frames
 
 CODEC = PatchCodec(4)
 
@@ -45,6 +45,14 @@ def test_groups_come_back_and_values_outside_are_clipped():
     latents = CODEC.encode_groups(groups)
     torch.testing.assert_close(CODEC.decode_groups(latents), groups, atol=1e-7, rtol=0)
     assert CODEC.decode_groups(latents + 9).min() == 1 and CODEC.decode_groups(latents - 9).max() == 0
+
+
+def test_frames_before_the_last_each_fill_a_latent():
+    latents = older_frames(CODEC.encode(told(9)), CODEC.config.patch_size)
+    assert latents.shape == (2, CODEC.channels, 9, 2, 3)
+    values = CODEC.decode_groups(latents)[0]  # T 4 H W 3
+    assert torch.equal(values, values[:, :1, :1, :1, :1].expand_as(values))
+    assert (values[:, 0, 0, 0, 0] * 100).round().int().tolist() == [0, 0, 0, 1, 2, 3, 5, 6, 7]
 
 
 def test_latents_span_minus_one_to_one_at_scale_2_and_more_at_a_larger_one():

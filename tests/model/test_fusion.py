@@ -36,6 +36,18 @@ def test_two_frames_of_one_place_meet_by_their_doubt(sight, apart, moves):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_a_frame_agrees_with_others_that_stay():
+    """One frame is pulled by two that saw the same place farther away; they are asked, not changed."""
+    sight = Sight(16, (2, 3), 90.0)
+    here, apart = torch.eye(4).expand(1, 1, 4, 4), 0.1
+    others = seen_at(torch.full((1, 2, CELLS), 1 + apart))
+    found = agree(sight, seen_at(torch.ones(1, 1, CELLS)), here, (others, here.expand(1, 2, 4, 4))).log_depth
+    own, pull = DOUBT * 0.05, ((DOUBT * 0.05) ** 2 + MISPLACED**2) ** -1
+    expected = 1 + apart * 2 * pull / (2 * pull + own**-2)
+    torch.testing.assert_close(found, torch.full((1, 1, CELLS), expected), atol=1e-5, rtol=0)
+    assert (others.log_depth == 1 + apart).all()
+
+
 def test_frames_that_see_nothing_of_each_other_stay(sight):
     back = torch.diag(torch.tensor([-1.0, 1, -1, 1]))
     seen = seen_at(torch.ones(1, 2, CELLS))

@@ -121,7 +121,7 @@ def baselines(episode: GroundingEpisode, frames: Tensor) -> dict[str, Tensor]:
     share = torch.linspace(-1, 2, length).clamp(0, 1)[:, None, None, None]
     return {
         "retrieve": cut[None],
-        "retrieve_faded": (start + share * (best - start))[None],
+        "retrieve_faded": torch.lerp(start, best, share)[None],
         "start_frame": start.expand(1, length, *start.shape),
         "ground_truth": episode.target_frames[None],
     }
