@@ -109,13 +109,16 @@ def test_what_is_known_of_start_frames_is_worked_out_once(painting, inputs, monk
 
 
 @torch.no_grad()
-def test_without_a_context_it_is_shown_the_start_frame_alone(painting, inputs, monkeypatch):
-    clouds = []
+def test_it_is_shown_all_frames_of_a_context_and_without_one_the_start_frame_alone(painting, inputs, monkeypatch):
+    clouds, context = [], to_pixels(inputs["context_latents"], 4)
     monkeypatch.setattr(way, "view", lambda cloud, *cameras: clouds.append(cloud) or view(cloud, *cameras))
     painting(**inputs)
     del inputs["context_latents"], inputs["context_time_index"]
     painting(**inputs)
-    assert [cloud.place.shape[1] for cloud in clouds] == [6 * 16 * 24, 16 * 24]
+    assert [cloud.place.shape[1] for cloud in clouds] == [(4 * context.shape[1] + 1) * 16 * 24, 16 * 24]
+    shown = clouds[0].color[:: len(clouds[0].color) // len(context)]  # once for each context
+    frames = torch.cat([context[:, :, :-1].flatten(1, 2), context[:, :, -1]], dim=1).flatten(1, 3)
+    torch.testing.assert_close(shown[:, : frames.shape[1]], frames, **CLOSE)
     frame = to_pixels(inputs["target_latents"][:, :, :1], 4)[:, 0, -1]
     torch.testing.assert_close(clouds[1].color, frame.flatten(1, 2), **CLOSE)
 

@@ -113,13 +113,14 @@ def train(
         stopped = False
         for _ in bar:
             bar.set_postfix(loss=f"{run.train_step():.4f}")
-            if run.step % preset.validate_every == 0 or run.step == last:
-                run.validate()
-            if run.step % preset.save_every == 0 and run.step != last:
-                run.save()
             stopped, over = run.any_process(interrupt.asked, time.perf_counter() >= ends)
+            due = run.step % preset.validate_every == 0 and run.step > preset.locate_steps  # it draws
+            if run.step == last or due and not (stopped or over):
+                run.validate()
             if stopped or over:
                 break
+            if run.step % preset.save_every == 0 and run.step != last:
+                run.save()
         run.save()
     if stopped:
         raise KeyboardInterrupt
@@ -137,7 +138,7 @@ class Run:
         else:
             weights = initial_weights(preset, Path(init))
             model, self.start = initial_model(preset, weights), state_digest(weights)
-        self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9)
+        self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9, foreach=True)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, preset))
         self.ema.to(accelerator.device)
         compiled = preset.compile and can_compile(accelerator)
@@ -153,12 +154,13 @@ class Run:
     def train_step(self) -> float:
         """One optimizer step; returns its loss."""
         loss = self.loss(self.rooms())
-        value = self.accelerator.gather(loss.detach()).mean().item()
+        self.accelerator.backward(loss)
+        value = self.accelerator.gather(loss.detach()).mean().item()  # a GPU has all of the step's work by now
         if not math.isfinite(value):
+            self.optimizer.zero_grad()
             raise FloatingPointError(
                 f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rate and resume"
             )
-        self.accelerator.backward(loss)
         self.log({"loss": value, **self.update()})
         return value
 

@@ -26,6 +26,7 @@ class Validation:
     def __init__(self, preset: Preset, device: torch.device | str) -> None:
         self.preset, self.device = preset, device
         self.episodes: list[NavigationEpisode] = []
+        self.recalled: list[Tensor] = []  # pixels of each that are asked for
 
     def scores(self, model: nn.Module, picture: Path | None = None) -> dict[str, float]:
         """``psnr_recall`` in dB of each condition, mean over the episodes that have something to recall.
@@ -35,13 +36,13 @@ class Validation:
         if not self.episodes:
             rooms = range(self.preset.validation_rooms)
             self.episodes = [navigation_episode("validation", i, self.preset.task) for i in rooms]
-        pipeline = make_pipeline(model, self.preset)
+            self.recalled = [self._recalled(episode) for episode in self.episodes]
+        pipeline = make_pipeline(model, self.preset).to(self.device)
         values, rows = {name: [] for name in CONDITIONS}, []
-        for i, episode in enumerate(self.episodes):
+        for i, (episode, mask) in enumerate(zip(self.episodes, self.recalled, strict=True)):
             other = self.episodes[(i + 1) % len(self.episodes)]
             contexts = {"ours": episode.scan.rgb, "other_context": other.scan.rgb, "no_context": None}
             clips = {name: self._sample(pipeline, context, episode) for name, context in contexts.items()}
-            mask = self._recalled(episode)
             for name, clip in clips.items():
                 values[name] += [masked_psnr(clip, episode.target.rgb, mask)] if mask.any() else []
             rows.append([episode.scan.rgb, episode.target.rgb, *clips.values()])
