@@ -44,7 +44,7 @@ UNITS = {
     "sd": "1",
     "smooth": "1",
     "aimed": "1",  # whether the camera that explains the last frame best has the object in its middle, and SD < 0.2
-    "sd_way": "1",  # SD half-way
+    "sd_way": "1",  # SD half-way, of the first sample
     "box": "1",
     "box_overlap": "1",
     "object_shown": "1",  # whether the frames drawn as context show the object at all
@@ -193,17 +193,16 @@ def judge_clips(
     """The measures of each method's clips (N, F, H, W, 3), and, where there are several, how many of them passed."""
     last = len(episode.target_c2w) - 1
     finder = CameraFinder(episode.scenes, task.camera, REACH)
-    ends, way = (torch.cat([clip[:, number] for clip in clips.values()]) for number in (last, last // 2))
-    distance, cameras = spatial_distance(finder, ends, limits)
-    half, _ = spatial_distance(finder, way, limits)
+    distance, cameras = spatial_distance(finder, torch.cat([clip[:, last] for clip in clips.values()]), limits)
+    half, _ = spatial_distance(finder, torch.stack([clip[0, last // 2] for clip in clips.values()]), limits)
     sizes = [len(clip) for clip in clips.values()]
-    found = zip(clips.items(), *(values.split(sizes) for values in (distance, half, cameras)), strict=True)
+    found = zip(clips.items(), distance.split(sizes), cameras.split(sizes), half.tolist(), strict=True)
     scores = {}
-    for (name, clip), sd, sd_way, c2w in found:
+    for (name, clip), sd, c2w, sd_way in found:
         verdicts = judge(clip, last, episode.item.label, reader, sd, limits)
-        for verdict, sample, on_way, camera in zip(verdicts, clip, sd_way.tolist(), c2w, strict=True):
+        for verdict, sample, camera in zip(verdicts, clip, c2w, strict=True):
             mask = render_one(episode.scenes, camera[None, None], task).instance[0] == episode.item.instance
-            verdict |= box_measures(sample, last, mask) | {"sd_way": on_way}
+            verdict |= box_measures(sample, last, mask) | {"sd_way": sd_way}
             verdict["aimed"] = float(is_centred(mask) and verdict["sd"] < GATES["sd02"])
         scores[name] = {key: _mean([verdict[key] for verdict in verdicts]) for key in verdicts[0]}
         scores[name]["passed"] = int(sum(verdict["if_sd02"] for verdict in verdicts))

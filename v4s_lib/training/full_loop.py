@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
@@ -32,6 +31,7 @@ from v4s_lib.training.cached import INDEX, CachedLatents
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.full import FullScale
 from v4s_lib.training.interrupt import Interrupt
+from v4s_lib.training.processor import make_accelerator
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.sharding import gathered, is_sharded, load_state, prepare, save_state, trained
 from v4s_lib.training.start import starting_model
@@ -121,7 +121,7 @@ class _Run:
         self.windows = CachedWindows(CachedLatents(job.cache), self.scale, job.seed, curated)
         self.config = None if job.lora is None else adapter_config(job.lora)
         waiting = InitProcessGroupKwargs(timeout=PATIENCE)
-        self.accelerator = Accelerator(mixed_precision=self.scale.mixed_precision, kwargs_handlers=[waiting])
+        self.accelerator = make_accelerator(self.scale.mixed_precision, kwargs_handlers=[waiting])
         self.first, processes = self.accelerator.is_main_process, self.accelerator.num_processes
         if self.scale.batch % (processes * job.together):
             raise ValueError(

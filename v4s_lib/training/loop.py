@@ -23,7 +23,7 @@ from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
 from v4s_lib.training.loss import Sample, flow_matching_loss, locating_loss
 from v4s_lib.training.presets import Preset
-from v4s_lib.training.processor import can_compile, fast_attention, precision
+from v4s_lib.training.processor import can_compile, fast_attention, make_accelerator, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
 from v4s_lib.training.validation import Validation
 from v4s_lib.training.weights import initial_model, initial_weights
@@ -104,7 +104,7 @@ def train(
     ends = deadline(minutes)
     # The steps that teach to locate leave what draws without gradients, and those that draw leave sight.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=precision(preset.mixed_precision), kwargs_handlers=[unused])
+    accelerator = make_accelerator(precision(preset.mixed_precision), kwargs_handlers=[unused])
     with Interrupt() as interrupt, fast_attention(accelerator):
         run = Run(preset, out_dir, seed, accelerator, init)
         run.begin(resume)

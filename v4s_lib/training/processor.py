@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # the last is ARM's
@@ -28,6 +29,13 @@ def fast_bf16(device: torch.device) -> bool:
 def precision(wanted: str) -> str:
     """The mixed precision that is ``wanted``, but none in place of a bf16 that would be emulated."""
     return "no" if wanted == "bf16" and not fast_bf16(PartialState().device) else wanted
+
+
+def make_accelerator(mixed_precision: str, **options: object) -> Accelerator:
+    """An accelerator of that precision, also where this process has had one of another: accelerate refuses that."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed_precision, **options)
 
 
 def can_compile(accelerator: Accelerator) -> bool:

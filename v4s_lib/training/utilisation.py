@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -27,7 +26,7 @@ from v4s_lib.command import command
 from v4s_lib.training.loop import Run
 from v4s_lib.training.plan import GPUS, get_gpu
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
-from v4s_lib.training.processor import fast_attention, precision
+from v4s_lib.training.processor import fast_attention, make_accelerator, precision
 
 PARTS = ("rooms", "loss", "gradients", "update")
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed: large enough to reach the peak
@@ -115,7 +114,7 @@ def _begin(preset: Preset, kind: str, steps: int) -> Run:
     told = float(kind == "draw, told where")
     preset = replace(preset, steps=max(preset.steps, preset.locate_steps + steps), told_poses=(told, told))
     with TemporaryDirectory() as folder:
-        run = Run(preset, Path(folder), 0, Accelerator(mixed_precision=precision(preset.mixed_precision)), None)
+        run = Run(preset, Path(folder), 0, make_accelerator(precision(preset.mixed_precision)), None)
     run.step = 0 if kind == "locate" else preset.locate_steps
     return run
 
