@@ -95,3 +95,10 @@ def test_runs_that_were_started_from_others_count_all_of_them(run, tmp_path, mon
     ship.ship(run, "smoke", "ours", "a test", [run, run])
     facts = json.loads((folder / "run.json").read_text())
     assert facts["targets_seen"] == 3 * once["targets_seen"] and facts["earlier_stages"] == [once, once]
+    ship.ship(run, "smoke", "ours", "a test", [folder])
+    again = json.loads((folder / "run.json").read_text())
+    assert again["targets_seen"] == 4 * once["targets_seen"] and again["earlier_stages"] == [facts]
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in log if "loss" in line]
+    assert steps == list(range(1, 4 * once["step"] + 1))
+    assert ship.training_seconds(log) / 60 == pytest.approx(again["minutes"], abs=0.3)

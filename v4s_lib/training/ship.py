@@ -8,7 +8,6 @@ shipped, settings and log, to which its results are bound; its weights stay besi
 import argparse
 import json
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,14 +31,14 @@ SEED = re.compile(r"seed\d+")  # a variant whose record alone does
 def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequence[Path] = ()) -> Path:
     """Copy the newest checkpoint's averaged weights of ``run``; returns the manifest's path.
 
-    ``earlier`` are the runs, first to last, that ``run`` was started from: their targets and minutes count, too.
+    ``earlier`` are the runs, first to last, that ``run`` was started from, or a folder of shipped weights: their
+    targets and minutes count, too, and their logs come before its own.
     """
     preset = get_preset(preset_name)
     place, state = _checkpoint(run)
     _check_finished(place, state)
-    states = [*(_checkpoint(folder)[1] for folder in earlier), state]
-    logs = [folder / "log.jsonl" for folder in (*earlier, run)]
-    stages = [run_facts(state, log, hardware) for state, log in zip(states, logs, strict=True)]
+    stages = [stage_facts(folder, hardware) for folder in (*earlier, run)]
+    log = joined_log([*earlier, run])
     model = ContextVideoTransformer(**preset.model)
     load_average(model, place)
     facts = stages[-1]
@@ -49,12 +48,30 @@ def ship(run: Path, preset_name: str, variant: str, hardware: str, earlier: Sequ
 
     def write(folder: Path) -> None:
         model.to(torch.float16).save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
-        shutil.copy(run / "log.jsonl", folder / "log.jsonl")
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         compared = {"compared_sha256": compared_digest(folder)} if SEED.fullmatch(variant) else {}
         (folder / "run.json").write_text(json.dumps(compared | facts, indent=1) + "\n")
 
     write_folder(MANIFESTS / "weights" / preset.name / variant, write)
     return write_manifest(preset.name)
+
+
+def stage_facts(folder: Path, hardware: str) -> dict[str, Any]:
+    """What is known of a run or, where a record says so already, of shipped weights."""
+    record = folder / "run.json"
+    if record.is_file():
+        return json.loads(record.read_text())
+    return run_facts(_checkpoint(folder)[1], folder / "log.jsonl", hardware)
+
+
+def joined_log(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The log of trainings that went on from each other; steps are counted through."""
+    lines: list[dict[str, Any]] = []
+    for folder in folders:
+        before = lines[-1]["step"] if lines else 0
+        own = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        lines += [line | {"step": line["step"] + before} for line in own]
+    return lines
 
 
 def compared_digest(folder: Path) -> str:
@@ -138,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--variant", default="ours", help=f"{', '.join(VARIANTS)} or seedN (default: ours)")
     parser.add_argument("--hardware", default="2 CPU cores")
-    parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="runs that this one was started from")
+    parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="what this one was started from")
     args = parser.parse_args(arguments)
     if args.variant not in VARIANTS and not SEED.fullmatch(args.variant):
         raise ValueError(f"expected a variant out of {', '.join(VARIANTS)} or seedN, got {args.variant!r}: name one")
