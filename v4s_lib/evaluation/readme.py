@@ -52,9 +52,10 @@ FRONT = {
             "shuffled_instruction",
             "random_object",
             "retrieve",
+            "retrieve_faded",
             "ground_truth",
         ],
-        ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"],
+        ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box_overlap"],
     ),
 }
 

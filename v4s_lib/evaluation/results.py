@@ -28,7 +28,7 @@ from v4s_lib.training.weights import load_pipeline
 RESULTS = MANIFESTS / "results"
 PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
-GROUNDING = ["if_sd02", "if_sd01", "if", "sd", "smooth", "box", "box_overlap"]
+GROUNDING = ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box", "box_overlap"]
 
 # What methods know of the context that is not in its pixels: the paper's column "3-D input".
 TOLD = {"posed": "poses", "nearest_true_pose": "poses, depth", "splat_true_geometry": "poses, depth"}
