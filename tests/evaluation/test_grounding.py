@@ -23,6 +23,7 @@ METHODS = {
     "other_context",
     "shuffled_instruction",
     "retrieve",
+    "retrieve_faded",
     "start_frame",
     "ground_truth",
 }
