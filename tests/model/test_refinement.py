@@ -61,6 +61,23 @@ def test_one_frame_comes_home_among_others_that_stay(rooms):
     assert turn < 1 and shift < 0.05 and errors(guess, truth)[0] > 3
 
 
+def test_frames_are_compared_with_those_that_are_to_be_met(rooms):
+    """The others may show anything: but for frames that are met, nothing tells where a free one stands."""
+    truth, pictures = rooms
+    guess = truth.clone()
+    guess[:, 0] = disturbed(truth[:, 0], 3.0, 0.12, seed=3)
+    strange = pictures.color.clone()
+    strange[:, 1:5] = strange[:, 1:5].flip(-1)
+    for color in (pictures.color, strange):
+        found = refine(guess, Pictures(color, pictures.depth), CAMERA, slice(0, 1), met=slice(5, None))
+        assert torch.equal(found[:, 1:], truth[:, 1:])
+        assert errors(found[:, :1], truth[:, :1], "mean")[0] < errors(guess[:, :1], truth[:, :1], "mean")[0] / 2
+    both = [
+        refine(guess, Pictures(c, pictures.depth), CAMERA, slice(0, 1), met=slice(5, None)) for c in (color, strange)
+    ]
+    assert torch.equal(*both)
+
+
 def test_exposure_may_differ(rooms):
     truth, pictures = rooms
     gain = torch.linspace(0.8, 1.2, FRAMES)[[3, 0, 8, 5, 1, 9, 2, 7, 4, 6]]

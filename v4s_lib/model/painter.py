@@ -44,10 +44,12 @@ class Painter(nn.Module):
         self.coarse = layers(middle, coarse, coarse, coarse, stride=2)
         self.join_middle = layers(middle + coarse, middle)
         self.join_fine = layers(fine + middle, fine)
-        # Three colours to add, and how much more than all of the view is kept: at first what is seen stays as it is.
+        # Three colours to add, and how far the view is kept. At first it is kept whole: it is drawn well, and a painter
+        # that has to learn so does not quite (model card).
         self.change = nn.Conv2d(fine, 4, 1)
         nn.init.zeros_(self.change.weight)
-        nn.init.zeros_(self.change.bias)
+        nn.init.zeros_(self.change.bias[:3])
+        nn.init.ones_(self.change.bias[3:])
 
     def forward(
         self,
@@ -76,13 +78,13 @@ class Painter(nn.Module):
         few = len(x) if torch.is_grad_enabled() or x.is_cuda else TOGETHER
         told = torch.cat([self.paint(part) for part in x.split(few)])
         told = told.permute(0, 2, 3, 1).unflatten(0, (len(draft), -1)).type_as(drafts)
-        change, kept = told[..., :3], (1 + told[..., 3:]) * (seen[..., COUNT, None] > 0)
+        change, kept = told[..., :3], told[..., 3:] * (seen[..., COUNT, None] > 0)
         painted = drafts.clone()
         painted[:, frames] = pictures[0] + change + kept * (seen[..., :3].type_as(drafts) - pictures[0])
         return to_latents(painted.unflatten(1, (-1, FRAMES_PER_LATENT)), self.patch)
 
     def paint(self, x: Tensor) -> Tensor:
-        """Colours to add and how much more than all of the view is kept, (N, 4, H, W), of frames (N, INPUTS, H, W)."""
+        """Colours to add and how far the view is kept, (N, 4, H, W), of frames (N, INPUTS, H, W)."""
         fine = self.fine(x)
         middle = self.middle(fine)
         up = nn.functional.interpolate(self.coarse(middle), size=middle.shape[-2:], mode="nearest")

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from v4s_lib.model.alignment import DEPTHS, Pairs, align, between, chain, pair_up, points
 from v4s_lib.model.cloud import fine
-from v4s_lib.model.codec import last_frames, to_pixels
+from v4s_lib.model.codec import last_frames, older_frames, to_pixels
 from v4s_lib.model.fusion import agree
 from v4s_lib.model.localizer import FRAMES, fall
-from v4s_lib.model.refinement import CLOSE, QUICK, USUAL, Pictures, refine
+from v4s_lib.model.refinement import ALL, CLOSE, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, rotation_vector, to_room, turning
 
@@ -20,12 +20,13 @@ LOOKING = 3  # in training one frame in so many is looked for among all: they ar
 
 @dataclass
 class PlacedFrames:
-    """The last frames of B contexts' P latents."""
+    """The last frames of B contexts' P latents, and n frames that a start frame's pixels are compared with."""
 
     seen: Seen  # (B, P, ...)
-    pictures: Pictures
     c2w: Tensor  # (B, P, 4, 4)
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
+    pictures: Pictures  # (B, n, ...): those last frames or, in sampling, all four of each latent
+    stand: Tensor  # (B, n, 4, 4) of the pictures
 
     @cached_property
     def down(self) -> Tensor:
@@ -40,7 +41,8 @@ class PlacedFrames:
         def change(value: Tensor) -> Tensor:
             return value.repeat_interleave(times, dim=0)
 
-        return PlacedFrames(self.seen.each(change), self.pictures.repeat(times), change(self.c2w), change(self.blind))
+        placed = self.seen.each(change), change(self.c2w), change(self.blind)
+        return PlacedFrames(*placed, self.pictures.repeat(times), change(self.stand))
 
     def points(self, sight: Sight, batch: int) -> Tensor:
         """The points (batch, P * N, 3) that their cells show, in the context's axes."""
@@ -82,7 +84,7 @@ def place_context(
     """Where context frames stand, in the axes of the last one, which stands at the identity.
 
     Args:
-        sight: sees the last frame of each latent; for the other three see ``on_the_way``.
+        sight: sees the last frame of each latent; for the other three see ``on_the_way`` and ``refine_all``.
         latents: (B, C, P, h, w).
         seen: (B, P, ...) what sight sees in them.
         time_index: (B, P) of the latents.
@@ -96,7 +98,8 @@ def place_context(
     count, device = latents.shape[2], latents.device
     if told is not None:
         seen = agree(sight, seen, told[:, :, -1])
-        return told, PlacedFrames(seen, look_at(sight, latents, seen)[0], told[:, :, -1], blind)
+        last = told[:, :, -1]
+        return told, PlacedFrames(seen, last, blind, look_at(sight, latents, seen)[0], last)
     pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(device.type, enabled=False):  # bf16 would turn the cameras
         aligned = nowhere = torch.eye(4, device=device).repeat(len(latents), count, 1, 1)
@@ -113,7 +116,28 @@ def place_context(
         frames = to_pixels(latents, sight.patch)
         still = (frames[:, :, 0] == frames[:, :, -1]).flatten(2).all(dim=-1)
         placed = on_the_way(aligned, time_index, still)
-    return placed, PlacedFrames(seen, pictures, placed[:, :, -1], blind)
+    if quick or count == 1:
+        return placed, PlacedFrames(seen, placed[:, :, -1], blind, pictures, placed[:, :, -1])
+    return refine_all(sight, latents, seen, placed, blind)
+
+
+def refine_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor, blind: Tensor) -> tuple[Tensor, PlacedFrames]:
+    """Refine the poses ``placed`` (B, P, 4, 4, 4) of all four frames of each latent; the last one of all stays.
+
+    Four times as many frames tell more of where each of them stands, and of how far away things are. The other
+    arguments and what is returned are as in ``place_context``.
+    """
+    count = latents.shape[2]
+    older, before, last = older_frames(latents, sight.patch), placed[:, :, :-1].flatten(1, 2), placed[:, :, -1]
+    told = agree(sight, sight(older), before, (seen, last))
+    seen = agree(sight, seen, last, (told, before))
+    (pictures, camera), (newest, _) = look_at(sight, older, told), look_at(sight, latents, seen)
+    pictures, stand = pictures.join(newest), torch.cat([before, last], dim=1)
+    with torch.autocast(latents.device.type, enabled=False):
+        refined = refine(stand, pictures, camera, slice(0, FRAMES * count - 1), ALL, met=slice(-count, None))
+    stand = torch.where(blind[:, None, None, None], stand, refined)
+    before, last = stand[:, :-count].unflatten(1, (count, FRAMES - 1)), stand[:, -count:]
+    return torch.cat([before, last[:, :, None]], dim=2), PlacedFrames(seen, last, blind, pictures, stand)
 
 
 def on_the_way(last: Tensor, time_index: Tensor, still: Tensor) -> Tensor:
@@ -170,9 +194,9 @@ def place_start(
         first = frames.c2w[row, best] @ stands[row, 0, best]
         pairs.of_one = pairs.of_one + count
         poses = torch.cat([frames.c2w, first[:, None]], dim=1)
-        poses = align(poses, pairs, slice(count, None))
-        effort = QUICK if quick else CLOSE
-        poses = refine(poses, frames.pictures.join(pictures), camera, slice(count, None), effort)
+        first = align(poses, pairs, slice(count, None))[:, count:]
+        poses, last = torch.cat([frames.stand, first], dim=1), slice(frames.stand.shape[1], None)
+        poses = refine(poses, frames.pictures.join(pictures), camera, last, QUICK if quick else CLOSE)
         nowhere = torch.eye(4, device=latents.device)
         start = torch.where(frames.blind[:, None, None], nowhere, poses[:, -1])
     return start[:, None, None].expand(-1, -1, FRAMES, -1, -1), shared

@@ -38,7 +38,8 @@ class Effort:
 
 USUAL = Effort()
 QUICK = Effort((0.25, 0.125))  # in training
-CLOSE = Effort(neighbours=15, compared=4)  # of a start frame, on whose pose a whole clip rests
+ALL = Effort((0.25, 0.125, 0.125), neighbours=8)  # of all four frames of every latent, together
+CLOSE = Effort(neighbours=63, compared=4)  # of a start frame, on whose pose a whole clip rests
 
 
 @dataclass
@@ -59,7 +60,14 @@ class Pictures:
         return Pictures(*(part.repeat_interleave(times, dim=0) for part in (self.color, self.depth)), self.cell)
 
 
-def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, effort: Effort = USUAL) -> Tensor:
+def refine(
+    guess: Tensor,
+    pictures: Pictures,
+    camera: Camera,
+    free: slice,
+    effort: Effort = USUAL,
+    met: slice = slice(None),
+) -> Tensor:
     """Poses (R, n, 4, 4) under which frames that show one place agree on its colour.
 
     Args:
@@ -68,10 +76,12 @@ def refine(guess: Tensor, pictures: Pictures, camera: Camera, free: slice, effor
         camera: of all of them.
         free: which frames may move, at least one; the others stay as they are.
         effort: Gauss-Newton steps, and what is compared in each.
+        met: which frames the free ones are compared with. Neighbours in time show most of each other and tell least of
+            where they stand: a clip of many frames is better compared with some of them.
     """
     poses = guess.clone()
     rooms, count = poses.shape[:2]
-    one, other = _neighbours(poses, pictures, camera, free, effort.neighbours)
+    one, other = _neighbours(poses, pictures, camera, free, met, effort.neighbours)
     stride = pictures.cell // effort.compared
     rays = camera.rays(device=poses.device)[::stride, ::stride, 0].flatten(0, 1)
     brightness = ((pictures.color.flatten(0, 1) / 2 + 0.5).clamp(min=0) + BLACK).log()
@@ -113,26 +123,28 @@ def _slopes(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2, (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
 
 
-def _neighbours(poses: Tensor, pictures: Pictures, camera: Camera, free: slice, most: int) -> tuple[Tensor, Tensor]:
+def _neighbours(
+    poses: Tensor, pictures: Pictures, camera: Camera, free: slice, met: slice, most: int
+) -> tuple[Tensor, Tensor]:
     """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them.
 
-    There are ``most`` of them for each free one, or as many as there are others.
+    There are ``most`` of them, out of those ``met``, for each free one, or as many as there are others.
     """
     rooms, count = poses.shape[:2]
     cell = pictures.cell
     coarse = Camera(camera.height // cell, camera.width // cell, camera.horizontal_fov)
     far = pictures.depth[:, :, cell // 2 :: cell, cell // 2 :: cell].flatten(2)  # R n N
-    into = inverse(poses)[:, None] @ poses[:, free, None]  # R A n 4 4, from a free frame to every other
+    into = inverse(poses[:, met])[:, None] @ poses[:, free, None]  # R A m 4 4, from a free frame to every other
     points = far[:, free, :, None] * coarse.rays(device=poses.device).flatten(0, 2)
-    pixel, distance = coarse.project(to_room(points[:, :, None], into))  # R A n N
+    pixel, distance = coarse.project(to_room(points[:, :, None], into))  # R A m N
     column, row = pixel.floor().long().unbind(-1)
     inside = (distance > CLOSEST) & (column >= 0) & (column < coarse.width) & (row >= 0) & (row < coarse.height)
     place = row.clamp(0, coarse.height - 1) * coarse.width + column.clamp(0, coarse.width - 1)
-    met = far[:, None].expand(-1, place.shape[1], -1, -1).gather(3, place)
-    shown = (inside & _in_sight(distance, met)).float().mean(dim=-1)  # R A n
+    depth = far[:, None, met].expand(-1, place.shape[1], -1, -1).gather(3, place)
+    shown = (inside & _in_sight(distance, depth)).float().mean(dim=-1)  # R A m
     frames = torch.arange(count, device=poses.device)
-    shown = shown.masked_fill(frames[free, None] == frames, -1.0)
-    near = shown.topk(min(most, count - 1), dim=-1).indices
+    shown = shown.masked_fill(frames[free, None] == frames[met], -1.0)
+    near = frames[met][shown.topk(min(most, shown.shape[-1] - 1), dim=-1).indices]
     room = count * torch.arange(rooms, device=poses.device)[:, None, None]
     one, other = ((room + number).flatten() for number in (frames[free, None].expand_as(near), near))
     return other, one
