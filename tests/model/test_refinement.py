@@ -68,14 +68,10 @@ def test_frames_are_compared_with_those_that_are_to_be_met(rooms):
     guess[:, 0] = disturbed(truth[:, 0], 3.0, 0.12, seed=3)
     strange = pictures.color.clone()
     strange[:, 1:5] = strange[:, 1:5].flip(-1)
-    for color in (pictures.color, strange):
-        found = refine(guess, Pictures(color, pictures.depth), CAMERA, slice(0, 1), met=slice(5, None))
-        assert torch.equal(found[:, 1:], truth[:, 1:])
-        assert errors(found[:, :1], truth[:, :1], "mean")[0] < errors(guess[:, :1], truth[:, :1], "mean")[0] / 2
-    both = [
-        refine(guess, Pictures(c, pictures.depth), CAMERA, slice(0, 1), met=slice(5, None)) for c in (color, strange)
-    ]
-    assert torch.equal(*both)
+    told = (Pictures(color, pictures.depth) for color in (pictures.color, strange))
+    usual, other = (refine(guess, shown, CAMERA, slice(0, 1), met=slice(5, None)) for shown in told)
+    assert torch.equal(usual, other) and torch.equal(usual[:, 1:], truth[:, 1:])
+    assert errors(usual[:, :1], truth[:, :1], "mean")[0] < errors(guess[:, :1], truth[:, :1], "mean")[0] / 2
 
 
 def test_exposure_may_differ(rooms):

@@ -20,7 +20,7 @@ LOOKING = 3  # in training one frame in so many is looked for among all: they ar
 
 @dataclass
 class PlacedFrames:
-    """The last frames of B contexts' P latents, and n frames that a start frame's pixels are compared with."""
+    """The last frames of B contexts' P latents, and n frames whose pixels are looked for in a start frame."""
 
     seen: Seen  # (B, P, ...)
     c2w: Tensor  # (B, P, 4, 4)
@@ -90,7 +90,7 @@ def place_context(
         time_index: (B, P) of the latents.
         blind: (B,) which contexts are noise: those stand at the identity, all of them.
         told: c2w likewise, in training, where nothing is to be worked out.
-        quick: refine in a few steps, as is enough for training.
+        quick: refine the last frames alone, in a few steps, as is enough for training.
 
     Returns:
         c2w of all frames (B, P, 4, 4, 4), and what start frames are compared with: depths on which frames agree.

@@ -77,7 +77,7 @@ def refine(
         free: which frames may move, at least one; the others stay as they are.
         effort: Gauss-Newton steps, and what is compared in each.
         met: which frames the free ones are compared with. Neighbours in time show most of each other and tell least of
-            where they stand: a clip of many frames is better compared with some of them.
+            where they stand: a clip of many frames is better compared with some.
     """
     poses = guess.clone()
     rooms, count = poses.shape[:2]
@@ -128,13 +128,13 @@ def _neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Numbers (E,), among the frames of all rooms in a row, of frames and of the free ones that show much of them.
 
-    There are ``most`` of them, out of those ``met``, for each free one, or as many as there are others.
+    There are ``most`` of them, out of those ``met``, for each free one, or one less than are met.
     """
     rooms, count = poses.shape[:2]
     cell = pictures.cell
     coarse = Camera(camera.height // cell, camera.width // cell, camera.horizontal_fov)
     far = pictures.depth[:, :, cell // 2 :: cell, cell // 2 :: cell].flatten(2)  # R n N
-    into = inverse(poses[:, met])[:, None] @ poses[:, free, None]  # R A m 4 4, from a free frame to every other
+    into = inverse(poses[:, met])[:, None] @ poses[:, free, None]  # R A m 4 4, from a free frame to each
     points = far[:, free, :, None] * coarse.rays(device=poses.device).flatten(0, 2)
     pixel, distance = coarse.project(to_room(points[:, :, None], into))  # R A m N
     column, row = pixel.floor().long().unbind(-1)
