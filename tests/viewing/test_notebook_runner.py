@@ -1,6 +1,7 @@
 import json
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -34,6 +35,12 @@ def write(path, *sources: str):
         cell["id"] = f"cell-{number}"
     nbformat.write(new_notebook(cells=cells), path)
     return path
+
+
+def test_memory_is_that_of_the_kernel_not_of_what_started_it(tmp_path):
+    held = np.ones(60_000_000)  # 480 MB, of this process
+    measured = run(write(tmp_path / "a.ipynb", "print(preset)"))
+    assert 20e6 < measured.peak_bytes < held.nbytes
 
 
 def test_outputs_are_stored_with_table_stamp_and_ids(tmp_path):
