@@ -44,8 +44,7 @@ class Painter(nn.Module):
         self.coarse = layers(middle, coarse, coarse, coarse, stride=2)
         self.join_middle = layers(middle + coarse, middle)
         self.join_fine = layers(fine + middle, fine)
-        # Three colours to add, and how far the view is kept. At first it is kept whole, for it is
-        # mostly right.
+        # Three colours to add, and how far the view is kept. At first it is kept whole, for it is mostly right.
         self.change = nn.Conv2d(fine, 4, 1)
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias[:3])

@@ -11,7 +11,7 @@ from v4s_lib.model.cloud import fine
 from v4s_lib.model.codec import last_frames, older_frames, to_pixels
 from v4s_lib.model.fusion import agree
 from v4s_lib.model.localizer import FRAMES, fall
-from v4s_lib.model.refinement import ALL, CLOSE, QUICK, USUAL, Pictures, refine
+from v4s_lib.model.refinement import ALL, CLOSE, CLOSER, QUICK, USUAL, Pictures, refine
 from v4s_lib.model.sight import Seen, Sight
 from v4s_lib.worlds.cameras import Camera, inverse, rotation_vector, to_room, turning
 
@@ -97,8 +97,10 @@ def place_context(
     """
     count, device = latents.shape[2], latents.device
     if told is not None:
-        seen = agree(sight, seen, told[:, :, -1])
         last = told[:, :, -1]
+        seen = agree(sight, seen, last)
+        if not quick:
+            _, seen = agree_all(sight, latents, seen, told)
         return told, PlacedFrames(seen, last, blind, look_at(sight, latents, seen)[0], last)
     pictures, camera = look_at(sight, latents, seen)
     with torch.autocast(device.type, enabled=False):  # bf16 would turn the cameras
@@ -128,9 +130,8 @@ def refine_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor, blind:
     arguments and what is returned are as in ``place_context``.
     """
     count = latents.shape[2]
-    older, before, last = older_frames(latents, sight.patch), placed[:, :, :-1].flatten(1, 2), placed[:, :, -1]
-    told = agree(sight, sight(older), before, (seen, last))
-    seen = agree(sight, seen, last, (told, before))
+    before, last = placed[:, :, :-1].flatten(1, 2), placed[:, :, -1]
+    older, (told, seen) = older_frames(latents, sight.patch), agree_all(sight, latents, seen, placed)
     (pictures, camera), (newest, _) = look_at(sight, older, told), look_at(sight, latents, seen)
     pictures, stand = pictures.join(newest), torch.cat([before, last], dim=1)
     with torch.autocast(latents.device.type, enabled=False):
@@ -138,6 +139,16 @@ def refine_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor, blind:
     stand = torch.where(blind[:, None, None, None], stand, refined)
     before, last = stand[:, :-count].unflatten(1, (count, FRAMES - 1)), stand[:, -count:]
     return torch.cat([before, last[:, :, None]], dim=2), PlacedFrames(seen, last, blind, pictures, stand)
+
+
+def agree_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor) -> tuple[Seen, Seen]:
+    """Depths of the older three frames of each latent (B, 3 * P, ...), and of the newest, on which both agree.
+
+    ``seen`` (B, P, ...) is what sight sees in the newest; all four stand at ``placed`` (B, P, 4, 4, 4).
+    """
+    older, before, last = older_frames(latents, sight.patch), placed[:, :, :-1].flatten(1, 2), placed[:, :, -1]
+    told = agree(sight, sight(older), before, (seen, last))
+    return told, agree(sight, seen, last, (told, before))
 
 
 def on_the_way(last: Tensor, time_index: Tensor, still: Tensor) -> Tensor:
@@ -197,6 +208,10 @@ def place_start(
         first = align(poses, pairs, slice(count, None))[:, count:]
         poses, last = torch.cat([frames.stand, first], dim=1), slice(frames.stand.shape[1], None)
         poses = refine(poses, frames.pictures.join(pictures), camera, last, QUICK if quick else CLOSE)
+        if not quick:
+            seen = agree(sight, seen, poses[:, -1:], (frames.seen, frames.c2w))
+            pictures, _ = look_at(sight, latents, seen)
+            poses = refine(poses, frames.pictures.join(pictures), camera, last, CLOSER)
         nowhere = torch.eye(4, device=latents.device)
         start = torch.where(frames.blind[:, None, None], nowhere, poses[:, -1])
     return start[:, None, None].expand(-1, -1, FRAMES, -1, -1), shared

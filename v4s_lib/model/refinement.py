@@ -10,7 +10,7 @@ validation rooms.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
-DIFFERENT = 0.25  # difference of logarithms at which a pixel begins to be let go
+DEEPER = 0.2  # relative error of a depth: what it would do to the colour that is found counts as doubt
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
 BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
 
@@ -34,12 +34,16 @@ class Effort:
     blurs: tuple[float, ...] = (0.25, 0.25, 0.25, 0.125, 0.125, 0.125)  # of a cell, standard deviation; a step each
     neighbours: int = 5  # frames whose pixels are looked for in a free one: those that show most of it
     compared: int = 2  # pixels a cell, both ways, at most LEAST_CELL
+    different: float = 0.25  # standard deviation of logarithms' differences: where a pixel begins to be let go
+    mutual: bool = False  # whether a free frame's pixels are looked for in its neighbours, too
 
 
 USUAL = Effort()
 QUICK = Effort((0.25, 0.125))  # in training
-ALL = Effort((0.25, 0.125, 0.125), neighbours=8)  # of all four frames of every latent, together
-CLOSE = Effort(neighbours=63, compared=4)  # of a start frame, on whose pose a whole clip rests
+ALL = Effort((0.25, 0.125, 0.125), neighbours=8, different=0.1)  # of all four frames of every latent, together
+# Of a start frame, on whose pose a whole clip rests: first with its own depths, which are doubtful, left out.
+CLOSE = Effort((0.25, 0.25, 0.25, 0.125), neighbours=63, compared=4, different=0.1)
+CLOSER = replace(CLOSE, blurs=(0.125, 0.125, 0.0625, 0.0625), mutual=True)
 
 
 @dataclass
@@ -82,19 +86,22 @@ def refine(
     poses = guess.clone()
     rooms, count = poses.shape[:2]
     one, other = _neighbours(poses, pictures, camera, free, met, effort.neighbours)
+    if effort.mutual:
+        one, other = torch.cat([one, other]), torch.cat([other, one])
     stride = pictures.cell // effort.compared
     rays = camera.rays(device=poses.device)[::stride, ::stride, 0].flatten(0, 1)
     brightness = ((pictures.color.flatten(0, 1) / 2 + 0.5).clamp(min=0) + BLACK).log()
     depth = pictures.depth.flatten(0, 1)
-    local = depth[one][:, ::stride, ::stride].flatten(1)[..., None] * rays  # E N 3
+    local = depth[:, ::stride, ::stride].flatten(1)[one, :, None] * rays  # E N 3
     moved = torch.zeros(rooms, count, 6, device=poses.device)
     blur = None
     for step in effort.blurs:
         if step != blur:
             blur, color = step, blurred(brightness, step * pictures.cell)
             shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
-            own = color[one][..., ::stride, ::stride].flatten(2)  # E 3 N
-        jacobian, apart = _compare(poses.flatten(0, 1)[one], poses.flatten(0, 1)[other], local, own, shown, camera)
+            own = color[..., ::stride, ::stride].flatten(2)[one]  # E 3 N
+        stand = poses.flatten(0, 1)
+        jacobian, apart = _compare(stand[one], stand[other], local, own, shown, camera, effort.different)
         pull = jacobian.transpose(1, 2) @ jacobian  # E 12 12
         push = (jacobian.transpose(1, 2) @ apart[..., None])[..., 0]
         normal = torch.zeros(rooms * count * count, 6, 6, device=poses.device)
@@ -151,7 +158,7 @@ def _neighbours(
 
 
 def _compare(
-    one: Tensor, other: Tensor, local: Tensor, own: Tensor, shown: Tensor, camera: Camera
+    one: Tensor, other: Tensor, local: Tensor, own: Tensor, shown: Tensor, camera: Camera, different: float
 ) -> tuple[Tensor, Tensor]:
     """How far pixels' colours are from those found in other frames, and what would change it.
 
@@ -161,6 +168,7 @@ def _compare(
         own: (E, 3, N) their colours, as logarithms.
         shown: (E, 10, H, W) of the other frames: colours likewise, their slopes to the right and down, depth.
         camera: of all frames.
+        different: as in ``Effort``.
 
     Returns:
         by how much a small turn and shift of the one camera, and of the other, change the differences (E, 3 * N, 12),
@@ -176,12 +184,14 @@ def _compare(
     color, to_right, downwards, depth = met[:, :, 0].split([3, 3, 3, 1], dim=1)
     apart = color - own
     seen = (far > CLOSEST) & (right.abs() < 1) & (down.abs() < 1) & _in_sight(far, depth[:, 0])
-    apart = apart - _mean(apart, seen[:, None])
-    weight = (seen / (1 + apart.square().mean(dim=1) / DIFFERENT**2) / DIFFERENT)[:, None]
-    apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
     to_right, downwards = to_right * scale[:, None], downwards * scale[:, None]
     towards = -(to_right * x[:, None] + downwards * y[:, None]) / far[:, None]
     by_point = torch.stack([to_right, downwards, towards], dim=-1) @ other[:, None, :3, :3].transpose(-1, -2)
+    by_depth = (by_point * turned[:, None]).sum(dim=-1).square().mean(dim=1)
+    apart = apart - _mean(apart, seen[:, None])
+    precision = (different**2 + DEEPER**2 * by_depth).rsqrt()
+    weight = (precision * seen / (1 + apart.square().mean(dim=1) / different**2))[:, None]
+    apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
     turned, away = (value[:, None].expand_as(by_point) for value in (turned, away))
     cross = torch.linalg.cross
     jacobian = torch.cat([cross(turned, by_point), by_point, cross(by_point, away), -by_point], dim=-1)

@@ -29,7 +29,7 @@ class LossConfig:
     drop_instruction: float = 0.1  # share of targets whose words and path alone are dropped
     localization: float = 1.0  # weight of the squared error of a localizer's head, where the model has one
     finding: float = 0.1  # weight of the finder's divergence, where the model has one
-    structure: float = 0.3  # weight of what painted frames lack in structure, see structure.py
+    structure: float = 0.1  # weight of what painted frames lack in structure, see structure.py
     paint_frames: int = 4  # of a clip, that a painter paints; more of them cost more than they teach
     consistency: float = 0.0  # weight of the geometric consistency of predicted frames (claim C3)
     use_context: bool = True  # False trains the first-frame-only baseline: no context tokens at all
