@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
-from tests.model.drawn import disturbed, errors
+from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.data.rooms import RoomTask, make_rooms
-from v4s_lib.model.refinement import Pictures, blurred, refine
+from v4s_lib.model import refinement
+from v4s_lib.model.refinement import ALL, Effort, Pictures, blurred, refine
 from v4s_lib.worlds.cameras import Camera, check_rigid
 
 CAMERA = Camera(32, 48)
@@ -72,6 +74,31 @@ def test_frames_are_compared_with_those_that_are_to_be_met(rooms):
     usual, other = (refine(guess, shown, CAMERA, slice(0, 1), met=slice(5, None)) for shown in told)
     assert torch.equal(usual, other) and torch.equal(usual[:, 1:], truth[:, 1:])
     assert errors(usual[:, :1], truth[:, :1], "mean")[0] < errors(guess[:, :1], truth[:, :1], "mean")[0] / 2
+
+
+def test_own_pixels_are_looked_for_in_frames_with_wrong_depths(rooms):
+    """The others' depths are 15% too large, the free frame's own are right: it helps to go by those, too."""
+    truth, pictures = rooms
+    guess = truth.clone()
+    guess[:, -1] = disturbed(truth[:, -1], 3.0, 0.12, seed=3)
+    deeper = torch.cat([1.15 * pictures.depth[:, :-1], pictures.depth[:, -1:]], dim=1)
+    told, last = Pictures(pictures.color, deeper), slice(FRAMES - 1, None)
+    one_way, mutual = (refine(guess, told, CAMERA, last, Effort(mutual=mutual)) for mutual in (False, True))
+    assert torch.equal(mutual[:, :-1], truth[:, :-1])
+    assert errors(mutual, truth)[1] < 0.8 * errors(one_way, truth)[1]
+
+
+def test_pixels_that_hang_on_their_depth_count_less(rooms, monkeypatch):
+    """Depths are off by some 20%, smoothly. True poses drift less if that is known."""
+    truth, pictures = rooms
+    off = interpolate(
+        0.2 * randn(*truth.shape[:2], 4, 6, seed=5), size=(CAMERA.height, CAMERA.width), mode="bilinear"
+    ).exp()
+    told, free = Pictures(pictures.color, pictures.depth * off), slice(0, FRAMES - 1)
+    knowing = errors(refine(truth, told, CAMERA, free, ALL), truth, "mean")
+    monkeypatch.setattr(refinement, "DEEPER", 0.0)
+    believing = errors(refine(truth, told, CAMERA, free, ALL), truth, "mean")
+    assert knowing[0] < believing[0] and knowing[1] < 0.97 * believing[1]
 
 
 def test_exposure_may_differ(rooms):

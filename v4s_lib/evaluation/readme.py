@@ -79,9 +79,9 @@ def headline(entries: list[Entry]) -> str:
         f"{seeds(navigation, 'no_context', 'psnr_recall', '.1f')} dB without** ({trainings}).\n"
         f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
         f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
-        f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the cases as a reader of pixels sees it, and in "
-        f"{seeds(grounding, 'ours', 'aimed', '.0%')} with the object's middle in the middle, as its camera sees it. It "
-        "is turned to it by geometry (in the paper the model plans the way itself: 65%, on a scale of its own).\n"
+        f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the clips by a trained classifier, and in "
+        f"{seeds(grounding, 'ours', 'aimed', '.0%')} with the object centred by true geometry. The camera is turned by "
+        "geometry, not by the model. (The paper's model plans the way itself: 65%, on its own scale.)\n"
         f"{verdicts(entries)}"
     )
 

@@ -56,7 +56,7 @@ def score_setting(
 def head(first: dict[str, Any], samples: int) -> str:
     """The head of the table, in Markdown; ``first`` is the row that others are compared with."""
     scores = f"psnr_recall, one sample (dB) | minus {first['solver']}, {first['steps']} (dB) | mean of {samples} (dB)"
-    return f"| solver | guidance | steps | the model is asked | {scores} |\n|---|---|---|---|---|---|---|"
+    return f"| solver | guidance | steps | NFE | {scores} |\n|---|---|---|---|---|---|---|"
 
 
 def line(row: dict[str, Any], first: dict[str, Any]) -> str:
