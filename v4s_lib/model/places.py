@@ -25,7 +25,7 @@ class PlacedFrames:
     seen: Seen  # (B, P, ...)
     c2w: Tensor  # (B, P, 4, 4)
     blind: Tensor  # (B,) which contexts are noise: nothing is to be looked for there
-    pictures: Pictures  # (B, n, ...): those last frames or, in sampling, all four of each latent
+    pictures: Pictures  # (B, n, ...): those last frames or, where sampling works poses out, all four of each latent
     stand: Tensor  # (B, n, 4, 4) of the pictures
 
     @cached_property
@@ -89,8 +89,8 @@ def place_context(
         seen: (B, P, ...) what sight sees in them.
         time_index: (B, P) of the latents.
         blind: (B,) which contexts are noise: those stand at the identity, all of them.
-        told: c2w likewise, in training, where nothing is to be worked out.
-        quick: refine the last frames alone, in a few steps, as is enough for training.
+        told: c2w likewise, in training or for ``posed``: no pose is worked out, but depths agree under these.
+        quick: refine the last frames alone, in a few steps, and let depths agree among those alone: for training.
 
     Returns:
         c2w of all frames (B, P, 4, 4, 4), and what start frames are compared with: depths on which frames agree.
@@ -142,7 +142,7 @@ def refine_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor, blind:
 
 
 def agree_all(sight: Sight, latents: Tensor, seen: Seen, placed: Tensor) -> tuple[Seen, Seen]:
-    """Depths of the older three frames of each latent (B, 3 * P, ...), and of the newest, on which both agree.
+    """Depths of the older three frames of each latent (B, 3 * P, ...) that agree with the newest, then of the newest.
 
     ``seen`` (B, P, ...) is what sight sees in the newest; all four stand at ``placed`` (B, P, 4, 4, 4).
     """
@@ -189,7 +189,9 @@ def place_start(
     """Poses of start frames (B*M, 1, 4, 4, 4), placed among the context's ``frames``, and how much of each those show.
 
     ``latents`` (B*M, C, 1, h, w) are theirs, ``seen`` (B*M, 1, ...) is what sight sees in them; ``told``
-    (B*M, 1, 4, 4, 4) and ``quick`` are as in ``place_context``. Where the context is noise they stand at the identity.
+    (B*M, 1, 4, 4, 4) is as in ``place_context``. Unless ``quick``, they are refined twice: by the context's pixels and,
+    once their depths agree with the context's, by their own, too; those depths serve that alone. Where the context is
+    noise they stand at the identity.
     The share (B*M,) is 1 for a start frame of which the context shows all, and near 0 for one of another room.
     """
     frames = frames.repeat(len(latents))

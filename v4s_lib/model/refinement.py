@@ -4,7 +4,8 @@ A cell is some 7 degrees wide, so cells alone tell where a frame stands to a few
 the room by its depth, should have its colour in every other frame that shows it: where it has another, the slope of the
 picture tells which way the poses are off. A few Gauss-Newton steps follow it, first on blurred pictures, whose slopes
 reach farther. Colours are compared as logarithms, and what all pixels of a pair of frames share is taken out: so the
-exposure may differ. Nothing is learnt; depths stay as they are given (letting them move gained nothing, model card).
+exposure may differ. A pixel counts less the more its colour would change if its depth were wrong. Nothing is learnt;
+depths stay as they are given (letting them move gained nothing, model card).
 Source: direct sparse odometry (Engel et al., arXiv 1607.02565), without its depths; the numbers are our choice, on
 validation rooms.
 """
@@ -22,7 +23,7 @@ from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.worlds.cameras import Camera, inverse, to_room
 
 BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
-DEEPER = 0.2  # relative error of a depth: what it would do to the colour that is found counts as doubt
+DEEPER = 0.2  # standard deviation of a depth, relative: what it would do to the colour found adds to a pixel's doubt
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
 BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
 
@@ -35,13 +36,14 @@ class Effort:
     neighbours: int = 5  # frames whose pixels are looked for in a free one: those that show most of it
     compared: int = 2  # pixels a cell, both ways, at most LEAST_CELL
     different: float = 0.25  # standard deviation of logarithms' differences: where a pixel begins to be let go
-    mutual: bool = False  # whether a free frame's pixels are looked for in its neighbours, too
+    mutual: bool = False  # whether a free frame's pixels are looked for in its neighbours, too; for one free frame
 
 
 USUAL = Effort()
 QUICK = Effort((0.25, 0.125))  # in training
 ALL = Effort((0.25, 0.125, 0.125), neighbours=8, different=0.1)  # of all four frames of every latent, together
-# Of a start frame, on whose pose a whole clip rests: first with its own depths, which are doubtful, left out.
+# Of a start frame, on whose pose a whole clip rests. CLOSE looks for the context's pixels in it, so its own depths, not
+# yet agreed on, only choose neighbours and say what is hidden. CLOSER looks for its own pixels, too.
 CLOSE = Effort((0.25, 0.25, 0.25, 0.125), neighbours=63, compared=4, different=0.1)
 CLOSER = replace(CLOSE, blurs=(0.125, 0.125, 0.0625, 0.0625), mutual=True)
 
@@ -172,7 +174,8 @@ def _compare(
 
     Returns:
         by how much a small turn and shift of the one camera, and of the other, change the differences (E, 3 * N, 12),
-        and the differences (E, 3 * N); both weighted, 0 where a pixel is not to be seen.
+        and the differences (E, 3 * N); both weighted: less where colours differ much, or hang on a depth, and 0 where a
+        pixel is not to be seen.
     """
     turned = to_room(local, one) - one[:, None, :3, 3]
     away = turned + (one[:, :3, 3] - other[:, :3, 3])[:, None]
@@ -189,8 +192,8 @@ def _compare(
     by_point = torch.stack([to_right, downwards, towards], dim=-1) @ other[:, None, :3, :3].transpose(-1, -2)
     by_depth = (by_point * turned[:, None]).sum(dim=-1).square().mean(dim=1)
     apart = apart - _mean(apart, seen[:, None])
-    precision = (different**2 + DEEPER**2 * by_depth).rsqrt()
-    weight = (precision * seen / (1 + apart.square().mean(dim=1) / different**2))[:, None]
+    certainty = (different**2 + DEEPER**2 * by_depth).rsqrt()  # 1 / standard deviation
+    weight = (certainty * seen / (1 + apart.square().mean(dim=1) / different**2))[:, None]
     apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
     turned, away = (value[:, None].expand_as(by_point) for value in (turned, away))
     cross = torch.linalg.cross
