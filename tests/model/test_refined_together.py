@@ -5,7 +5,8 @@ import torch
 from tests.model.drawn import disturbed, errors
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.windows import grouped_frames
-from v4s_lib.model.places import refine_all
+from v4s_lib.model.places import PlacedFrames, place_start, refine_all
+from v4s_lib.model.refinement import Pictures
 from v4s_lib.training.presets import SMALL
 from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import check_rigid, inverse
@@ -37,3 +38,24 @@ def test_frames_of_a_scan_are_refined_together():
     pictures = 2 * episode.scan.rgb[frames].permute(0, 1, 4, 2, 3) - 1
     assert torch.allclose(known.pictures.color[0, :-16].unflatten(0, (16, 3)), pictures[:, :-1], atol=1e-6)
     assert torch.allclose(known.pictures.color[0, -16:], pictures[:, -1], atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_start_frame_is_placed_nearer_than_in_training():
+    """Among frames whose poses and depths are true, so that its own refinement is all that differs."""
+    pipeline, off = load_pipeline("small"), {True: [], False: []}
+    sight, codec, frames = pipeline.transformer.sight, pipeline.codec, grouped_frames(INDEX)
+    for room in range(3):
+        episode = navigation_episode("validation", room, SMALL.task)
+        seen = sight(codec.encode_groups(episode.scan.rgb[frames][None]))
+        to_last = inverse(episode.scan_c2w[frames[-1, -1]])
+        stand, rows = (to_last @ episode.scan_c2w[frames])[None], frames.flatten()
+        color = 2 * episode.scan.rgb[rows].permute(0, 3, 1, 2) - 1
+        shown = Pictures(color[None], episode.scan.depth[rows][None])
+        known = PlacedFrames(seen, stand[:, :, -1], torch.tensor([False]), shown, stand.flatten(1, 2))
+        start = codec.encode(episode.target.rgb[None, :1])
+        for quick, found in off.items():
+            placed, _ = place_start(sight, start, sight(start), known, quick=quick)
+            found.append(errors(placed[0, 0, -1:], to_last @ episode.target_c2w[:1]))
+    (quick_turn, quick_shift), (turn, shift) = (torch.tensor(off[quick]).mean(dim=0) for quick in (True, False))
+    assert turn < 0.7 * quick_turn and shift < 0.7 * quick_shift

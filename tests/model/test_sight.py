@@ -10,8 +10,9 @@ from tests.model.drawn import disturbed, errors, randn
 from v4s_lib.model import alignment
 from v4s_lib.model.alignment import NEIGHBOURS, Pairs, Points, align, between, chain, pair_up
 from v4s_lib.model.finder import Finder
+from v4s_lib.model.fusion import agree
 from v4s_lib.model.outputs import Findings
-from v4s_lib.model.places import on_the_way, place_context, place_start
+from v4s_lib.model.places import agree_all, on_the_way, place_context, place_start
 from v4s_lib.model.sight import KEY, LEAST_CELL, Seen, Sight
 from v4s_lib.worlds.cameras import check_rigid, inverse, pose, rotation_angle, turning
 
@@ -229,6 +230,19 @@ def test_where_poses_are_told_nothing_is_worked_out(sight, make_path):
     assert torch.equal(stands, known) and shared[0] == 0 and shared[1] > 0
     _, as_found = place_start(sight, start, seen, frames)
     assert torch.equal(shared, as_found)  # how much a context shows is not told
+
+
+@torch.no_grad()
+def test_told_poses_leave_depths_to_be_made_to_agree(sight, make_path):
+    told = make_path(2, 12, seed=1).unflatten(1, (3, 4))
+    latents, nothing = randn(2, 4 * 3 * 64, 3, 2, 3, seed=4), torch.zeros(2, dtype=torch.bool)
+    seen = sight(latents)
+    among = agree(sight, seen, told[:, :, -1])
+    _, with_older = agree_all(sight, latents, among, told)
+    for quick, expected in ((True, among), (False, with_older)):
+        _, frames = place_context(sight, latents, seen, TIMES, nothing, told, quick)
+        assert torch.equal(frames.seen.log_depth, expected.log_depth)
+    assert not torch.equal(among.log_depth, with_older.log_depth)
 
 
 @torch.no_grad()
