@@ -70,7 +70,7 @@ def true_poses(scan_c2w: Tensor, context_index: Tensor, start: Tensor, path: Ten
 
 
 def posed(model: ContextVideoTransformer, poses: tuple[Tensor, Tensor]) -> AbstractContextManager:
-    """For as long as it lasts, the model's later blocks are told ``true_poses`` in place of what it has worked out.
+    """For as long as it lasts, the model is told ``true_poses`` in place of what it works out; depths are its own.
 
     No legal input: it shows what better localizing could gain. The model has no argument for poses.
     """
