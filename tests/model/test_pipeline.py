@@ -17,6 +17,7 @@ from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialOutput, Video4SpatialPipeline, to_velocity
+from v4s_lib.model.sight import Sight
 from v4s_lib.worlds.cameras import Camera, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -144,6 +145,22 @@ def test_a_start_frame_is_placed_once_for_its_plan_and_its_clip(make, inputs, mo
     monkeypatch.setattr(way, "place_start", lambda *given, **more: starts.append(own(*given, **more)) or starts[-1])
     make(**FINDING)(**inputs | SOUGHT | {"num_frames": 9})
     assert len(starts) == 1
+
+
+def test_samples_that_begin_with_one_frame_have_it_placed_once(make, inputs, monkeypatch):
+    asked, own = [], way.place_start
+
+    def counted(sight: Sight, latents: Tensor, *given: object, **more: object) -> tuple[Tensor, Tensor]:
+        asked.append(len(latents))
+        return own(sight, latents, *given, **more)
+
+    monkeypatch.setattr(way, "place_start", counted)
+    pipeline, one = make(**SIGHTED), inputs["start_frame"][:1]
+    alike = pipeline(**inputs | {"start_frame": one.expand(2, -1, -1, -1)}, generator=seeded()).frames
+    nearly = pipeline(**inputs | {"start_frame": torch.cat([one, one * (1 - 1e-6)])}, generator=seeded()).frames
+    pipeline(**inputs)
+    assert asked == [1, 2, 2] and (alike[0] - alike[1]).abs().max() > 1e-3
+    torch.testing.assert_close(alike, nearly, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("tail", [0, 1])

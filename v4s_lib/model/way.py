@@ -160,9 +160,12 @@ class WayMixin:
         """Where start frames stand, from their latents (B*M, C, 1, h, w), into ``findings``."""
         told = self.localizer.told.target
         told = None if told is None else told[:, :1]
-        findings.start, findings.shared = place_start(
-            self.sight, latents, findings.start_seen, cache.frames, told, quick=self.training
-        )
+        one_context = told is None and not self.training and len(cache.frames.c2w) == 1
+        # the samples of one request begin with one frame, which is placed once
+        asked = slice(1) if one_context and bool((latents == latents[:1]).all()) else slice(None)
+        seen = findings.start_seen.each(lambda value: value[asked])
+        start, shared = place_start(self.sight, latents[asked], seen, cache.frames, told, quick=self.training)
+        findings.start, findings.shared = start.expand(len(latents), -1, -1, -1, -1), shared.expand(len(latents))
 
     @torch.no_grad()
     def named_view(self, findings: Findings, cache: ContextCache | None, c2w: Tensor) -> Tensor | None:
