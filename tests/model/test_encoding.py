@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.model.tiny_wan import TINY_AUTOENCODER, tiny_wan
 from v4s_lib.model.codec import PatchCodec
-from v4s_lib.model.encoding import config_digest, encode_video, latent_shape, load_codec
+from v4s_lib.model.encoding import config_digest, decode_latents, encode_frames, encode_video, latent_shape, load_codec
 from v4s_lib.model.weights import WEIGHTS, weights_digest
 
 
@@ -43,6 +43,14 @@ def test_wans_latents_are_the_normalised_mode_of_its_posterior(tmp_path, residua
     assert latent_shape(codec, 32, 48) == (3, 32 // side, 48 // side)
     assert torch.equal(encode_video(codec, video()), expected)
     assert torch.equal(encode_video(codec, video()[:5]), expected[:, :2])  # the past does not hang on the future
+
+
+def test_what_is_encoded_or_decoded_keeps_no_graph():
+    """A graph would hold gigabytes of a clip's activations for as long as its latents are kept."""
+    codec = tiny_wan()
+    assert any(parameter.requires_grad for parameter in codec.parameters())
+    latents = encode_frames(codec, video()[None] / 255, "cpu")
+    assert not latents.requires_grad and not decode_latents(codec, latents).requires_grad
 
 
 def test_a_saved_codec_has_the_digests_of_the_one_that_was_saved(tmp_path):

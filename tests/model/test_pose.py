@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4s_lib.model.pose import NOMINAL_DEPTH, POSE_FEATURES, c2w_12, ray_map, ray_rotary, relative_to_start
+from v4s_lib.model.blocks import zero_linear
+from v4s_lib.model.pose import NOMINAL_DEPTH, POSE_FEATURES, PoseAdapter, c2w_12, ray_map, ray_rotary, relative_to_start
 from v4s_lib.worlds.cameras import Camera, pose
 
 
@@ -17,6 +18,17 @@ def turned(degrees: float) -> Tensor:
     c2w[0, 0], c2w[0, 2], c2w[2, 0], c2w[2, 2] = math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
     c2w[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
     return c2w
+
+
+def test_a_path_is_told_in_millimetres_under_autocast_too():
+    adapter = zero_linear(POSE_FEATURES["c2w_12"], 8, kind=PoseAdapter)
+    torch.nn.init.normal_(adapter.weight)
+    path = as_path(turned(30.0)).repeat(2, 1, 1, 1, 1)
+    path[1, ..., 0, 3] += 0.001
+    with torch.autocast("cpu", torch.bfloat16):
+        told = adapter(c2w_12(path, 1, 1))
+    torch.testing.assert_close(told[1] - told[0], (0.001 * adapter.weight[:, 3]).expand_as(told[0]), atol=1e-5, rtol=0)
+    assert torch.equal(told, adapter(c2w_12(path, 1, 1)))
 
 
 def as_path(c2w: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from filelock import FileLock
 
 from tests.model.tiny_wan import tiny_wan
@@ -189,6 +190,21 @@ def truncate(video: Path) -> bytes:
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
     return whole
+
+
+def test_a_scan_too_long_for_the_gpu_stops_no_other(episodes, wan, tmp_path, monkeypatch):
+    """A GPU too small is not at hand: Wan's autoencoder says here what it would say there, of the longest scan."""
+    own = AutoencoderKLWan.encode
+
+    def encode_some(codec: AutoencoderKLWan, video: torch.Tensor) -> object:
+        if video.shape[2] == max(FRAMES.values()):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(codec, video)
+
+    monkeypatch.setattr(AutoencoderKLWan, "encode", encode_some)
+    assert encode(episodes, tmp_path, wan / "vae").names == ["a", "b", "phone"]
+    said = json.loads((tmp_path / INDEX).read_text())["left_out"]
+    assert said == {"c": "expected a scan that fits the GPU's memory, got a longer one: split it"}
 
 
 @pytest.mark.parametrize(("workers", "a_shard"), [(1, 2), (2, 1), (1, 16)])

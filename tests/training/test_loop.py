@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.__main__ import main
 from v4s_lib.training.checkpoints import latest_checkpoint
-from v4s_lib.training.loop import learning_rate, make_optimizer, train
+from v4s_lib.training.loop import Run, learning_rate, make_optimizer, train
 from v4s_lib.training.presets import SMOKE, get_preset
+from v4s_lib.training.processor import make_accelerator
 from v4s_lib.training.weights import load_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +184,7 @@ def test_initial_weights_are_of_the_presets_model(whole, tmp_path):
 
 def test_a_model_that_cannot_read_can_be_the_start_of_one_that_does(tmp_path):
     mute = PRESET.model | {"text_dim": None, "vocabulary": None, "find_words": None}
-    run(tmp_path / "mute", preset=replace(PRESET, model=mute, steps=2))
+    run(tmp_path / "mute", preset=replace(PRESET, model=mute, steps=2, find_steps=0))
     still = replace(PRESET, adamw_lr=0.0, weight_decay=0.0, steps=1)
     run(tmp_path / "reads", preset=still, init=tmp_path / "mute" / "weights")
     reads = weights(tmp_path / "reads")
@@ -199,12 +200,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(half, capsys):
     assert latest_checkpoint(half / "checkpoints").name in ("checkpoint-0000003", "checkpoint-0000004")
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    unstable = Run(replace(PRESET, locate_steps=0, find_steps=0), tmp_path, 0, make_accelerator("no"), None)
+    before = [parameter.detach().clone() for parameter in unstable.model.parameters()]
+    next(unstable.model.parameters()).register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(
+        FloatingPointError, match="^expected a finite gradient, got norm (nan|inf) in step 1: lower the"
+    ):
+        unstable.train_step()
+    assert all(torch.equal(one, other) for one, other in zip(unstable.model.parameters(), before, strict=True))
+
+
 def test_the_learning_rate_warms_up_stays_and_cools_down():
-    preset = replace(SMOKE, steps=100, locate_steps=0, warmup=10, cooldown=0.2)
+    preset = replace(SMOKE, steps=100, locate_steps=0, find_steps=0, warmup=10, cooldown=0.2)
     expected = {0: 0.1, 4: 0.5, 9: 1, 50: 1, 80: 1, 90: 0.5, 99: 0.05}
     assert {step: learning_rate(step, preset) for step in expected} == pytest.approx(expected)
-    preset = replace(preset, steps=150, locate_steps=50)  # the steps before have a rise and a fall of their own
-    expected = {0: 0.1, 9: 1, 40: 1, 45: 0.5} | {50 + step: rate for step, rate in expected.items()}
+    # the steps before have a rise and a fall of their own
+    preset = replace(preset, steps=250, locate_steps=50, find_steps=100)
+    before = {0: 0.1, 9: 1, 40: 1, 45: 0.5} | {50 + step: rate for step, rate in expected.items()}
+    expected = before | {150 + step: rate for step, rate in expected.items()}
     assert {step: learning_rate(step, preset) for step in expected} == pytest.approx(expected)
 
 
@@ -216,9 +230,9 @@ def test_the_optimizer_takes_every_parameter():
 
 def test_smoke_trains_from_the_command_line_without_context(tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--preset", "smoke", "--no-context", "--steps", "3", "--out", str(out)]) == 0
+    assert main(["--preset", "smoke", "--no-context", "--steps", "4", "--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "weights")
-    assert [step for step, *_ in losses(out)] == [1, 2]  # without the one that teaches to locate
+    assert [step for step, *_ in losses(out)] == [1, 2]  # without those that teach to locate and to find
     scores = {value for key, value in lines(out)[-1].items() if key.startswith("psnr_recall")}
     assert len(scores) == 1  # whatever it is given, it is shown none
 

@@ -38,7 +38,7 @@ def test_task_codec_and_model_fit(name):
     assert task.targets <= preset.pool_targets
     assert preset.first_reach <= task.reach and preset.first_spread <= task.spread
     assert 0 < preset.ramp_steps <= preset.steps and 0 < preset.cooldown < 1
-    assert 0 < preset.locate_steps < preset.steps
+    assert 0 < preset.locate_steps < preset.draws_from < preset.steps
     assert all(0 <= share <= 1 for share in preset.told_poses)
 
 

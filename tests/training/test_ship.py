@@ -40,7 +40,7 @@ def test_the_manifest_is_valid_and_says_what_was_trained(shipped):
     facts = json.loads((shipped.parent / "weights" / "smoke" / "ours" / "run.json").read_text())
     preset = get_preset("smoke")
     assert facts["step"] == preset.steps
-    assert facts["targets_seen"] == (preset.steps - preset.locate_steps) * preset.contexts * preset.task.targets
+    assert facts["targets_seen"] == (preset.steps - preset.draws_from) * preset.contexts * preset.task.targets
 
 
 def test_a_flipped_byte_in_the_weights_is_refused(shipped):

@@ -133,9 +133,9 @@ def repeat_cached(cached: KeyValue, batch: int) -> KeyValue:
     return key, value
 
 
-def zero_linear(features_in: int, features_out: int, bias: bool = True) -> nn.Linear:
+def zero_linear(features_in: int, features_out: int, bias: bool = True, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
     """A layer that says nothing until it has learnt to: parts that a stock checkpoint has not begin so."""
-    layer = nn.Linear(features_in, features_out, bias)
+    layer = kind(features_in, features_out, bias)
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

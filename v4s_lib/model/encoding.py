@@ -91,6 +91,7 @@ def encode_video(codec: Codec, frames: Tensor) -> Tensor:
     return encode_frames(codec, frames[None] / 255, codec.device)[0]
 
 
+@torch.no_grad()
 def encode_frames(codec: Codec, frames: Tensor, device: str | torch.device) -> Tensor:
     """Frames (B, F, H, W, 3) in 0..1, F = 4k+1, to latents (B, C, k+1, h, w), float32, on ``device``.
 
@@ -104,6 +105,7 @@ def encode_frames(codec: Codec, frames: Tensor, device: str | torch.device) -> T
     return (latents - mean) / deviation
 
 
+@torch.no_grad()
 def decode_latents(codec: Codec, latents: Tensor) -> Tensor:
     """Latents (B, C, T, h, w) to their 4T-3 frames (B, F, H, W, 3) in 0..1, float32; values outside are clipped."""
     if isinstance(codec, PatchCodec):

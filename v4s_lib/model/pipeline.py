@@ -168,7 +168,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         latent_count, path, named = ((num_frames or FRAMES) - 1) // 4 + 1, None, None
         if camera_path is not None:
             path = relative_to_start(camera_path.cpu().double())  # exact far from the world's origin
-            latent_count, path = path.shape[1], path.float().to(device, dtype)
+            latent_count, path = path.shape[1], path.float().to(device)
         length = self._context_length(context_video, num_context_latents)
         if context_video is None or num_context_latents == 0:
             index, context = torch.arange(num_context_latents), None

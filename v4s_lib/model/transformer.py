@@ -19,7 +19,7 @@ from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path
 from v4s_lib.model.outputs import ContextCache, Findings
 from v4s_lib.model.painter import Painter
-from v4s_lib.model.pose import POSE_FEATURES
+from v4s_lib.model.pose import POSE_FEATURES, PoseAdapter
 from v4s_lib.model.sight import LEAST_CELL, Sight
 from v4s_lib.model.task_adapters import TaskAdapter, seeks_object
 from v4s_lib.model.text import WordEmbedding
@@ -142,7 +142,9 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             self.position_embedding = nn.Parameter(torch.zeros(position_size[0] * position_size[1], dim))
         self.pose_adapter = None
         if pose_encoding is not None:
-            self.pose_adapter = nn.ModuleList(zero_linear(POSE_FEATURES[pose_encoding], dim) for _ in range(num_layers))
+            self.pose_adapter = nn.ModuleList(
+                zero_linear(POSE_FEATURES[pose_encoding], dim, kind=PoseAdapter) for _ in range(num_layers)
+            )
         self.time_adapter = zero_linear(TIME_WAVES, dim, bias=False) if relative_time else None
         self.localizer = None
         if localize_after is not None:
@@ -193,9 +195,9 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
 
     def forward(
         self,
-        target_latents: Tensor,
-        timestep: Tensor,
-        target_time_index: Tensor,
+        target_latents: Tensor | None,
+        timestep: Tensor | None,
+        target_time_index: Tensor | None,
         context_latents: Tensor | None = None,
         context_time_index: Tensor | None = None,
         context_timestep: Tensor | None = None,
@@ -226,7 +228,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
             clean_latents: how many leading target latents are given.
             return_findings: also return what localizer, sight and finder predict.
             only_findings: stop there: what a plan is made of.
-            only_seen: find nothing but what teaches sight and finder, from ``context_latents`` and start frames.
+            only_seen: find nothing but what teaches sight and finder, from ``context_latents`` and start frames;
+                without those (``target_latents`` None) what teaches the finder.
             paint_frames: which of the noisy latents' frames a painter paints; None is all.
             known: findings of the same start frames and context, which this call fills in. Where the start frames stand
                 is worked out by the first call that is given them, a plan among them; what is seen from the camera

@@ -55,13 +55,16 @@ class WayMixin:
             cache.older = make_cloud(self.sight, older, seen, poses, blind)
         return placed
 
-    def _look_alone(self, context: Tensor, target: Tensor, text: Tensor | None) -> Findings:
-        """What sight and finder make of context latents (B, C, P, h, w) and start frames (B*M, C, T, h, w)."""
+    def _look_alone(self, context: Tensor, target: Tensor | None, text: Tensor | None) -> Findings:
+        """What sight and finder make of context latents (B, C, P, h, w) and start frames (B*M, C, T, h, w).
+
+        Without start frames the finder alone looks.
+        """
         findings = Findings()
         if self.finder is not None and text is not None:
             keys = self.finder.keys(context)
             findings.found = self.finder(text, keys.repeat_interleave(len(text) // len(keys), dim=0))
-        if self.sight is not None:
+        if self.sight is not None and target is not None:
             findings.compared = compare(self.sight, context, target)
         return findings
 

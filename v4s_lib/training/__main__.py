@@ -35,6 +35,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="train a first-frame-only model, the baseline; it has no use for the steps that teach to locate",
     )
+    kinds.add_argument(
+        "--find", action="store_true", help="teach the finder of --init alone, and leave the rest of it as it is"
+    )
     parser.add_argument("--no-compile", action="store_true", help="do not compile the model")
     parser.add_argument("--restart", action="store_true", help="begin again, and replace the checkpoints")
     return parser.parse_args(arguments)
@@ -50,12 +53,17 @@ def asked(args: argparse.Namespace) -> Preset:
     changes = {} if args.steps is None else {"steps": args.steps}
     if args.init is not None:  # what the curriculum teaches first is known
         task = preset.task
-        changes |= {"locate_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
+        changes |= {"locate_steps": 0, "find_steps": 0, "first_reach": task.reach, "first_spread": task.spread}
         changes["told_poses"] = (preset.told_poses[1],) * 2
+    if args.find:
+        if args.init is None:
+            raise ValueError("expected --init with --find, got none: name the weights whose finder is to learn more")
+        steps = preset.find_steps if args.steps is None else args.steps
+        changes |= {"steps": steps, "find_steps": steps}
     if args.no_context:
         # Nothing to locate, and as many targets seen as by the model that has a context.
-        changes["steps"] = changes.get("steps", preset.steps) - changes.get("locate_steps", preset.locate_steps)
-        changes["locate_steps"] = 0
+        changes["steps"] = changes.get("steps", preset.steps) - replace(preset, **changes).draws_from
+        changes |= {"locate_steps": 0, "find_steps": 0}
         changes["loss"] = replace(preset.loss, use_context=False)
     return replace(preset, **changes)
 

@@ -129,7 +129,7 @@ def arm_preset(name: str, preset: Preset, steps: int | None = None) -> Preset:
     """
     arm, task = get_arm(name), preset.task
     steps = arm.steps if steps is None else steps
-    preset = replace(preset, steps=steps, locate_steps=0)
+    preset = replace(preset, steps=steps, locate_steps=0, find_steps=0)
     if arm.scratch:
         return arm.change(replace(preset, ramp_steps=min(preset.ramp_steps, max(1, steps // 2))))
     return arm.change(replace(preset, first_reach=task.reach, first_spread=task.spread, draw_anew=True))

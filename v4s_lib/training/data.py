@@ -5,17 +5,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from v4s_lib.data.instructions import NAVIGATION
+from v4s_lib.data.instructions import NAVIGATION, grounding_instruction, object_name
 from v4s_lib.data.rooms import RoomBatch, RoomTask, make_rooms, training_seeds
+from v4s_lib.data.targets import draw_name
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.sight import LEAST_CELL
 from v4s_lib.model.text import tokenize, vocabulary
-from v4s_lib.training.loss import Sample
+from v4s_lib.training.loss import Sample, Things
 from v4s_lib.training.presets import Preset
 from v4s_lib.worlds.cameras import inverse
+from v4s_lib.worlds.objects import COLORS, KINDS
 
 VOCABULARY = vocabulary()
+LEAST_SHOWN = 8  # pixels of a context's last frames that a thing fills, to be asked for; our choice
 PATH_TOO = 0.25  # share of the targets that seek an object and tell a model without sight the path as well
 
 
@@ -55,6 +58,41 @@ def draw_sample(
             )
         )
     return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+
+
+def draw_things(
+    rooms: list[RoomBatch],
+    task: RoomTask,
+    count: int,
+    codec: PatchCodec,
+    generator: torch.Generator,
+    cell: int = LEAST_CELL,
+) -> Things:
+    """Draw a context from each group of rooms, and name ``count`` things in each.
+
+    The last one is none of the room's: there the finder is to choose nothing. The others are drawn from all that the
+    context shows: things of one colour, which are easily taken for each other, are asked for in one room.
+    """
+    labels = [f"{color} {kind}" for color in COLORS for kind in KINDS]
+    parts = []
+    for batch in rooms:
+        keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
+        seen, sought, said = batch.scan_instance[:, keep], [], []
+        for room, items in enumerate(batch.scenes.objects):
+            pixels = [int((seen[room, :, -1] == item.instance).sum()) for item in items]
+            shown = [item for item, size in zip(items, pixels, strict=True) if size >= LEAST_SHOWN] or items
+            order = torch.randperm(len(shown), generator=generator).tolist()
+            drawn = [shown[order[place % len(shown)]] for place in range(count - 1)]
+            held = {item.label for item in items}.union(task.without)
+            absent = [label for label in labels if label not in held]
+            other = absent[int(torch.randint(len(absent), (), generator=generator))]
+            names = [draw_name(batch.scenes, room, item, generator) for item in drawn]
+            said += [grounding_instruction(name) for name in (*names, object_name(other))]
+            sought.append([item.instance for item in drawn] + [-1])
+        words = tokenize(said, VOCABULARY).to(seen.device)
+        share = cell_share(seen, torch.tensor(sought, device=seen.device), cell)
+        parts.append(Things(codec.encode_groups(batch.scan_frames[:, keep]), words, share))
+    return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in Things.__dataclass_fields__))
 
 
 def time_indices(batch: RoomBatch, keep: Tensor, task: RoomTask, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -118,6 +156,15 @@ class RoomStream:
         task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets, only_last=True)
         return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
+    @staticmethod
+    def for_finding(preset: Preset) -> Preset:
+        """A preset whose rooms serve the finder: as those for locating, at the end of the curriculum.
+
+        One start frame is rendered, and not looked at.
+        """
+        task, rooms = preset.task, RoomStream.for_locating(preset)
+        return replace(rooms, pool_targets=1, first_reach=task.reach, first_spread=task.spread)
+
     def task(self, step: int) -> RoomTask:
         """The curriculum: how far the camera walks, and the start frame looks away, grows with the step."""
         preset, final = self.preset, self.preset.task
@@ -129,11 +176,25 @@ class RoomStream:
     @torch.no_grad()
     def sample(self, step: int) -> Sample:
         """The training sample of a step."""
+        groups, generator = self._walk(step)
+        return draw_sample(groups, self.task(step), self.codec, generator, self._cell)
+
+    @torch.no_grad()
+    def things(self, step: int) -> Things:
+        """What a step that teaches the finder alone learns from: ``locate_targets`` names a room."""
+        groups, generator = self._walk(step)
+        return draw_things(groups, self.preset.task, self.preset.locate_targets, self.codec, generator, self._cell)
+
+    @property
+    def _cell(self) -> int:
+        return self.preset.model.get("cell", LEAST_CELL)
+
+    def _walk(self, step: int) -> tuple[list[RoomBatch], torch.Generator]:
+        """The rooms of a step, and what else is drawn in it."""
         wanted = range(step, step + self.preset.reuse)
         self.groups = {group: self.groups.get(group) or self._render(group) for group in wanted}
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, self.process))
-        cell = self.preset.model.get("cell", LEAST_CELL)
-        return draw_sample(list(self.groups.values()), self.task(step), self.codec, generator, cell)
+        return list(self.groups.values()), generator
 
     def _render(self, group: int) -> RoomBatch:
         count = self.preset.contexts // self.preset.reuse

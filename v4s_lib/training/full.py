@@ -129,10 +129,10 @@ def _plain(dim: int, heads: int, layers: int, channels: int, text_dim: int) -> d
 FULL = FullScale(name="full", model=WAN_TRANSFORMER | {"pose_encoding": "c2w_12"})
 
 # One GPU: the same episode in small, a plain model of 16 million parameters at most; latents are exact patches of
-# 16 x 16 pixels of four RGB frames. All our choice.
+# 16 x 16 pixels of four RGB frames, and text is UMT5's. All our choice.
 BASE_LIKE = FullScale(
     name="base-like",
-    model=_plain(256, 8, 10, 4 * 3 * 16**2, 64) | {"patch_size": (1, 1, 1)},
+    model=_plain(256, 8, 10, 4 * 3 * 16**2, WAN_TRANSFORMER["text_dim"]) | {"patch_size": (1, 1, 1)},
     width=96,
     height=64,
     text_tokens=24,

@@ -76,7 +76,7 @@ def finetune(job: Job, stop_at: int | None = None, progress: bool = True) -> Pat
 
     Raises:
         KeyboardInterrupt: Ctrl-C in any of the processes; the step under way was finished and saved.
-        FloatingPointError: the loss is not finite; the model is as it was before.
+        FloatingPointError: loss or gradient is not finite; the model is as it was before.
         OSError: the disk is full; the checkpoints before are intact.
         ValueError: settings that make no run, or differ from the checkpoint's or the weights'.
     """
@@ -165,16 +165,17 @@ class _Run:
         told = torch.stack([loss, torch.full_like(loss, interrupt.asked)])
         losses, asked = self.accelerator.gather(told[None]).unbind(1)
         value = losses.mean().item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"expected a finite loss, got {value} in step {self.step + 1}: lower the learning rate"
-            )
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.scale.max_grad_norm)
+        norm = gathered({"norm": norm}, keep=True)["norm"].item()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"expected a finite loss and gradient, got {value} and {norm} in step {self.step + 1}: "
+                "lower the learning rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.step(self.parameters.values())
         self.step += 1
-        norm = gathered({"norm": norm}, keep=True)["norm"].item()
         if self.first:
             seconds = round(time.perf_counter() - self.started, 2)
             line = {"step": self.step, "seconds": seconds, "loss": value, "gradient_norm": norm, "rate": rate}

@@ -184,6 +184,9 @@ def encode_shards(job: Job, names: list[str], worker: int) -> None:
             try:
                 encoded, scans[name] = encode_scan(*asked)
                 tensors |= encoded
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                left_out[name] = "expected a scan that fits the GPU's memory, got a longer one: split it"
             except (ValueError, OSError) as error:
                 left_out[name] = " ".join(str(error).split())
         with disk.writing(job.out):

@@ -21,7 +21,7 @@ from v4s_lib.model.weights import state_digest
 from v4s_lib.training.checkpoints import latest_checkpoint, save_checkpoint, write_folder
 from v4s_lib.training.data import RoomStream, step_seed
 from v4s_lib.training.interrupt import Interrupt
-from v4s_lib.training.loss import Sample, flow_matching_loss, locating_loss
+from v4s_lib.training.loss import Sample, Things, flow_matching_loss, locating_loss, naming_loss
 from v4s_lib.training.presets import Preset
 from v4s_lib.training.processor import can_compile, fast_attention, make_accelerator, precision
 from v4s_lib.training.runs import append_line, check_contract, drop_lines_after
@@ -52,9 +52,10 @@ def make_optimizer(model: nn.Module, preset: Preset) -> torch.optim.Optimizer:
 def learning_rate(step: int, preset: Preset) -> float:
     """Factor of the learning rate: linear warm-up, constant, linear cool-down. By step, never by clock.
 
-    The steps that teach to locate and those that teach to draw each have their own.
+    The steps that teach to locate, to find and to draw each have their own.
     """
-    first, last = (0, preset.locate_steps) if step < preset.locate_steps else (preset.locate_steps, preset.steps)
+    ends = (preset.locate_steps, preset.draws_from, preset.steps)
+    first, last = next((begin, end) for begin, end in zip((0, *ends), ends, strict=False) if step < end)
     left = (last - step) / max(1, preset.cooldown * (last - first))
     return min(1.0, (step - first + 1) / max(1, preset.warmup), left)
 
@@ -94,7 +95,7 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the step under way was finished and saved. A second Ctrl-C does not wait for that.
-        FloatingPointError: the loss is not finite; the model is as it was before.
+        FloatingPointError: loss or gradient is not finite; the model is as it was before.
         OSError: the disk is full; the checkpoints before are intact.
         ValueError: steps below 1, no minutes, or settings that differ from the checkpoint's or the initial weights'.
     """
@@ -114,7 +115,7 @@ def train(
         for _ in bar:
             bar.set_postfix(loss=f"{run.train_step():.4f}")
             stopped, over = run.any_process(interrupt.asked, time.perf_counter() >= ends)
-            due = run.step % preset.validate_every == 0 and run.step > preset.locate_steps  # it draws
+            due = run.step % preset.validate_every == 0 and run.step > preset.draws_from
             if run.step == last or due and not (stopped or over):
                 run.validate()
             if stopped or over:
@@ -138,6 +139,8 @@ class Run:
         else:
             weights = initial_weights(preset, Path(init))
             model, self.start = initial_model(preset, weights), state_digest(weights)
+        if preset.find_steps and model.finder is None:
+            raise ValueError(f"expected find_steps=0 for a model without a finder, got {preset.find_steps}: change it")
         self.ema = EMAModel(model.parameters(), decay=preset.ema_decay, use_ema_warmup=True, power=0.9, foreach=True)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, preset))
         self.ema.to(accelerator.device)
@@ -147,6 +150,7 @@ class Run:
         place = (seed, accelerator.device, accelerator.process_index, accelerator.num_processes, compiled)
         self.stream = RoomStream(preset, *place)
         self.locate_stream = RoomStream(RoomStream.for_locating(preset), *place)
+        self.find_stream = RoomStream(RoomStream.for_finding(preset), *place)
         self.validation = Validation(preset, accelerator.device)
         self.step = 0
         self.started = time.perf_counter()
@@ -169,14 +173,20 @@ class Run:
         """Whether the next step teaches sight and finder alone."""
         return self.step < self.preset.locate_steps
 
-    def rooms(self) -> Sample:
+    def rooms(self) -> Sample | Things:
         """What the next step learns from, rendered."""
-        return (self.locate_stream if self.locating else self.stream).sample(self.step)
+        if self.locating:
+            return self.locate_stream.sample(self.step)
+        return (
+            self.stream.sample(self.step) if self.step >= self.preset.draws_from else self.find_stream.things(self.step)
+        )
 
-    def loss(self, sample: Sample) -> torch.Tensor:
+    def loss(self, sample: Sample | Things) -> torch.Tensor:
         """The next step's loss."""
         noise = torch.Generator().manual_seed(step_seed(self.seed, self.step, self.accelerator.process_index) + 1)
         with self.accelerator.autocast():
+            if isinstance(sample, Things):
+                return naming_loss(self.model, sample)
             if self.locating:
                 return locating_loss(self.model, sample, self.preset.loss)
             return flow_matching_loss(self.model, sample, self.preset.loss, noise, self.told_share())
@@ -184,14 +194,19 @@ class Run:
     def update(self) -> dict[str, float]:
         """Let optimizer and average follow the gradients, which ends the step; returns what the log says of it."""
         share = learning_rate(self.step, self.preset)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(
+                f"expected a finite gradient, got norm {norm} in step {self.step + 1}: lower the rate and resume"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.preset.adamw_lr * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())
         self.step += 1
-        return {"gradient_norm": float(norm), "rate": share}
+        return {"gradient_norm": norm, "rate": share}
 
     def any_process(self, *said: bool) -> list[bool]:
         """For each statement, whether any process makes it: all of them have to stop at the same step."""
@@ -200,7 +215,7 @@ class Run:
     def told_share(self) -> float:
         """How likely the next step, one that draws, is told true poses."""
         first, last = self.preset.told_poses
-        done = (self.step - self.preset.locate_steps) / (self.preset.steps - self.preset.locate_steps)
+        done = (self.step - self.preset.draws_from) / (self.preset.steps - self.preset.draws_from)
         return first + (last - first) * done
 
     @contextlib.contextmanager

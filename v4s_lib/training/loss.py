@@ -68,6 +68,15 @@ class Sample:
             return start[:, None, None] @ self.camera_path
 
 
+@dataclass
+class Things:
+    """S contexts, and M things that are named in each, most of which it shows."""
+
+    context_latents: Tensor  # (S, C, P, h, w)
+    words: Tensor  # (S*M, L)
+    shown: Tensor  # (S*M, N) as in ``Sample``
+
+
 def _part(model, name: str):
     """A part of the model, also of one inside DDP; None for a model, or a function, without."""
     return getattr(getattr(model, "module", model), name, None)
@@ -145,6 +154,21 @@ def locating_loss(model, sample: Sample, config: LossConfig) -> Tensor:
         heard = torch.ones(len(sample.shown), dtype=torch.bool, device=sample.shown.device)
         loss = loss + config.finding * finding_loss(findings.found, sample.shown, heard)
     return loss
+
+
+def naming_loss(model, things: Things) -> Tensor:
+    """The loss of the steps that teach the finder alone; what words mean stays as it was learnt with sight."""
+    with torch.no_grad():
+        text = _part(model, "word_embedding")(things.words)
+    findings = model(
+        None,
+        None,
+        None,
+        things.context_latents,
+        encoder_hidden_states=text,
+        only_seen=True,
+    )
+    return finding_loss(findings.found, things.shown, torch.ones_like(things.shown[:, 0], dtype=torch.bool))
 
 
 def other_contexts(sample: Sample, elsewhere: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ class Preset:
     first_spread: float  # task.spread at the first step, degrees: at first it looks where the scan was heading
     ramp_steps: int  # optimizer steps over which both grow to the task's
     locate_steps: int  # first of the steps, that teach sight and finder alone: where before what
+    find_steps: int  # after those, that teach the finder alone: they take a tenth as long
     told_poses: tuple[float, float]  # share of the other steps that are told true poses: of the first, of the last
     model: dict[str, Any]  # arguments of ContextVideoTransformer
     patch_size: int  # of the codec, pixels
@@ -31,7 +32,7 @@ class Preset:
     reuse: int = 8  # consecutive steps that draw from one rendered room
     pool_targets: int = 8  # rendered a room; each step draws task.targets of them
     locate_contexts: int = 4  # a locate step, on each process; half of their rooms are new in each
-    locate_targets: int = 4  # start frames, and things to look for, a context of a locate step
+    locate_targets: int = 4  # start frames, and things to look for, a context of a locate or find step
     draw_anew: bool = False  # keep of weights to start from what locates; the rest comes from the seed
     loss: LossConfig = field(default_factory=LossConfig)
     adamw_lr: float = 3e-3
@@ -48,6 +49,11 @@ class Preset:
     guidance_scale: float = 1.0
     least_shared: float = 0.6  # of a start frame, for a context to be used in sampling; see the model card
     shift: float = 1.0  # of the sampling schedule towards high noise; Wan2.2 uses 5.0
+
+    @property
+    def draws_from(self) -> int:
+        """The first step that teaches to draw, counted from 0."""
+        return self.locate_steps + self.find_steps
 
 
 def _model(dim: int, heads: int, layers: int, patch: int, camera: Camera) -> dict[str, Any]:
@@ -90,10 +96,11 @@ SMALL = Preset(
     first_spread=5.0,
     ramp_steps=1000,
     locate_steps=2000,
+    find_steps=4000,
     told_poses=(1.0, 0.9),  # such a step takes half as long, and with none at the end pictures get worse (model card)
     model=_model(192, 6, 8, 16, _SMALL_CAMERA),
     patch_size=16,
-    steps=2600,
+    steps=6600,
     pool_targets=4,
     ema_decay=0.99,  # of a short run: a longer memory would still hold weights that cannot draw
     validate_every=400,
@@ -120,10 +127,11 @@ BASE = Preset(
     first_spread=5.0,
     ramp_steps=2000,
     locate_steps=3000,
+    find_steps=4000,
     told_poses=(1.0, 0.9),
     model=_model(224, 7, 8, 16, _BASE_CAMERA) | {"cell": 8},
     patch_size=16,
-    steps=8000,
+    steps=12000,
     contexts=8,
     pool_targets=4,
     locate_contexts=8,
@@ -151,6 +159,7 @@ SMOKE = Preset(
     first_spread=5.0,
     ramp_steps=2,
     locate_steps=1,
+    find_steps=1,
     told_poses=(1.0, 0.0),
     model=_model(32, 2, 2, 8, _SMOKE_CAMERA),
     patch_size=8,

@@ -110,7 +110,7 @@ def run_facts(state: dict[str, Any], log: Path, hardware: str) -> dict[str, Any]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     seconds = training_seconds(lines)
     contract = state["contract"]
-    drawn = max(0, state["step"] - contract["locate_steps"])
+    drawn = max(0, state["step"] - contract["locate_steps"] - contract.get("find_steps", 0))
     targets = drawn * contract["contexts"] * contract["task"]["targets"]
     return {
         "step": state["step"],

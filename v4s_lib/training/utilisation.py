@@ -112,10 +112,10 @@ def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
 def _begin(preset: Preset, kind: str, steps: int) -> Run:
     """A run before its first steps of a kind, of which all that draw are; it writes nothing."""
     told = float(kind == "draw, told where")
-    preset = replace(preset, steps=max(preset.steps, preset.locate_steps + steps), told_poses=(told, told))
+    preset = replace(preset, steps=max(preset.steps, preset.draws_from + steps), told_poses=(told, told))
     with TemporaryDirectory() as folder:
         run = Run(preset, Path(folder), 0, make_accelerator(precision(preset.mixed_precision)), None)
-    run.step = 0 if kind == "locate" else preset.locate_steps
+    run.step = 0 if kind == "locate" else preset.draws_from
     return run
 
 
