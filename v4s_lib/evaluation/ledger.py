@@ -2,8 +2,8 @@
 
 ``data_manifests/ledger/claims.yaml`` says of every claim what is measured and what would count as reproduced, before
 the experiment is run. Figures come from the stored results, which must belong to the shipped weights, and from those of
-other training seeds (``results/seed*``), which must belong to the trainings on record; those of arms must have started
-from the shipped weights. A verdict is computed, never written. A check holds if it does for every seed.
+other training seeds (``results/seed*``), which must belong to the trainings on record; those of arms must have the
+sight of the shipped weights. A verdict is computed, never written. A check holds if it does for every seed.
 """
 
 import json
@@ -19,10 +19,8 @@ import yaml
 from v4s_lib.data.manifests import MANIFESTS, check_schema
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.navigation import Models
-from v4s_lib.model.weights import state_digest
-from v4s_lib.training.arms import arm_preset, arm_start
+from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import get_preset
-from v4s_lib.training.weights import initial_weights
 
 FOLDER = MANIFESTS / "ledger"
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
@@ -197,10 +195,11 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
                     f"expected {name} for weights {digest[:12]}, got it for {str(content.get(key))[:12]}: "
                     "run its command again"
                 )
-    start = content.get("start")
-    if start is not None and shipped_start(content["preset"]) not in (None, start):
+    sight = content.get("sight_sha256")
+    if sight is not None and shipped_sight(content["preset"]) not in (None, sight):
         raise ValueError(
-            f"expected {name} of arms that start from the shipped weights, got some from {start[:12]}: train them again"
+            f"expected {name} of arms with the sight of the shipped weights, got some with {sight[:12]}: "
+            "train them again"
         )
     return content
 
@@ -211,13 +210,11 @@ def _shipped_models(preset: str) -> Models:
 
 
 @lru_cache(maxsize=4)
-def shipped_start(preset: str) -> str | None:
-    """The digest of what arms take from the shipped weights of a preset; None where none ship."""
+def shipped_sight(preset: str) -> str | None:
+    """The digest of what works out places in the shipped weights of a preset; None where none ship."""
     if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
         return None
-    return state_digest(
-        initial_weights(arm_preset("reference", get_preset(preset)), arm_start("reference", preset, None))
-    )
+    return weights_digest(_shipped_models(preset).ours.transformer.sight)
 
 
 def shipped_digests(preset: str, task: str) -> dict[str, str]:

@@ -101,6 +101,7 @@ def score_run(
         "preset": preset.name,
         "split": split,
         "weights_sha256": digest,
+        "sight_sha256": None if pipeline.transformer.sight is None else weights_digest(pipeline.transformer.sight),
         "commit": current_commit(),
         "seed": seed,
         "episodes": episodes,
@@ -148,7 +149,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
                 gain[f"{one} - {other}, {metric}"] = row | {"by_seed": seeds}
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
-    starts = {"start": first["start"], "weights": weights, "targets_seen": targets}
+    starts = {name: first[name] for name in ("start", "sight_sha256")} | {"weights": weights, "targets_seen": targets}
     return {**shared, **starts, "rows": rows, "gain": gain}
 
 
