@@ -17,7 +17,7 @@ from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
 
 SURE = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
-NEARER = 0.4  # metres that a plan goes towards what is named, so that it is large enough in the end; our choice
+NEARER = 0.6  # metres that a plan goes towards what is named, as the paths do that teach to draw (worlds/paths.py)
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
 
 

@@ -18,11 +18,7 @@ def matches(sight: Sight, seen: Seen, frames: Tensor, one: int, other: int) -> I
     surest bear one number.
     """
     rows, columns = sight.size
-    alike = seen.keys[0, one] @ seen.keys[0, other].T  # N N
-    best, met = alike.max(dim=1)
-    mutual = alike.argmax(dim=0)[met] == torch.arange(len(met))
-    chosen = best.masked_fill(~mutual, -1.0).topk(min(SHOWN, int(mutual.sum()))).indices
-    figure, ends = Figure(figsize=(8, 4.4), layout="tight"), (chosen, met[chosen])
+    figure, ends = Figure(figsize=(8, 4.4), layout="tight"), surest(seen.keys[0, one], seen.keys[0, other], SHOWN)
     for place, (frame, cells) in enumerate(zip((one, other), ends, strict=True)):
         axes = figure.add_subplot(2, 2, place + 1, title=f"context frame {frame}")
         axes.imshow(frames[frame].clamp(0, 1).numpy())
@@ -35,3 +31,11 @@ def matches(sight: Sight, seen: Seen, frames: Tensor, one: int, other: int) -> I
         for picture in (axes, depth):
             picture.set_axis_off()
     return show(figure)
+
+
+def surest(one: Tensor, other: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Numbers (n,) of the cells of two frames with keys (N, KEY) each that match each other, the best first."""
+    best, met = (one @ other.T).max(dim=1)
+    mutual = (one @ other.T).argmax(dim=0)[met] == torch.arange(len(met))
+    chosen = best.masked_fill(~mutual, -torch.inf).topk(min(most, int(mutual.sum()))).indices
+    return chosen, met[chosen]
