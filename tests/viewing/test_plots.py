@@ -26,6 +26,10 @@ def test_paths_and_objects_are_drawn_from_above():
     scan, both = top_view(scenes, {"scan": c2w}), top_view(scenes, {"scan": c2w, "target path": c2w.flip(0)})
     assert share(scan, BORDERS["context"]) > 0.001
     assert share(scan, BORDERS["generated"]) < share(both, BORDERS["generated"])
+    looks = top_view(scenes, {"scan": c2w}, looks={"planned": c2w})
+    assert share(scan, BORDERS["generated"]) < share(looks, BORDERS["generated"])
+    near = top_view(scenes, {"scan": c2w}, near=True)
+    assert share(scan, BORDERS["context"]) < share(near, BORDERS["context"])  # the second plan is larger
     colors = [tuple(255 * value for value in COLORS[item.color]) for item in scenes.objects[0]]
     assert all(share(scan, color) > 0.0005 for color in colors)
 
@@ -58,3 +62,11 @@ def test_a_check_is_blue_where_it_holds_and_stands_on_that_side():
     both = margins([Entry(claim, "reproduced in part", [Check([held, missed], True, 2)])])  # one seed holds, one misses
     assert share(blue, BORDERS["generated"]) > 0.0005 > share(blue, BORDERS["context"])
     assert share(both, BORDERS["context"]) > 0.0001
+
+
+def test_a_check_beyond_the_picture_is_drawn_at_its_edge():
+    """A bar of 0 and values of 7 and -7: an arrow and a number on either side."""
+    held, missed = Checked("a", 7.0, None, 0.0, True), Checked("b", -7.0, None, 0.0, True)
+    for seed, name in ((held, "generated"), (missed, "context")):
+        shown = margins([Entry({"id": "X1"}, "reproduced", [Check([seed], True, 1)])])
+        assert share(shown, BORDERS[name]) > 0.0002

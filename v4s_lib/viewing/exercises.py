@@ -109,7 +109,7 @@ def check_accuracy(function: Callable[[Tensor, Tensor, Tensor], float]) -> None:
     failed = torch.tensor([False, False, False, False, True])
     answer = function(rotation, translation, failed)
     close = isinstance(answer, float | Tensor) and abs(float(answer) - 0.4) < 1e-6
-    _say(close, "of the five frames two count: under 5 degrees, under 0.25 m, and no failure")
+    _say(close, "two of the five frames count, by all that section 5 asks of a frame")
 
 
 def check_best_of(function: Callable[[int, int, int], float]) -> None:
@@ -132,16 +132,14 @@ def check_verdict(function: Callable[[int, int, bool], str]) -> None:
     """10: the word for how many checks of a claim hold, and whether the decisive ones do."""
     words = ("reproduced", "reproduced in part", "not reproduced", "not reproduced", "reproduced")
     known = dict(zip([(3, 3, True), (1, 3, True), (0, 3, True), (2, 3, False), (1, 1, True)], words, strict=True))
-    wrong = [
-        f"{held} of {count}, {'all' if decided else 'not all'} decisive ones, is {word!r}"
-        for (held, count, decided), word in known.items()
-        if function(held, count, decided) != word
-    ]
-    _say(not wrong, "; ".join(wrong))
+    said = {case: function(*case) for case in known}
+    wrong = [case for case in known if said[case] != known[case]]
+    first = f"(held, count, decided) = {wrong[0]} is not {said[wrong[0]]!r}" if wrong else ""
+    _say(not wrong, f"{len(wrong)} of {len(known)} words are others; {first}; section 2 has the rule")
 
 
 def check_bar(function: Callable[[float, float, float, float], bool]) -> None:
     """10: whether a whole interval is at or above a bar."""
     known = {(2.0, 3.0, 4.0, 1.9): True, (2.0, 3.0, 4.0, 2.5): False, (2.0, 3.0, 4.0, 3.5): False}
-    wrong = [f"{arguments}" for arguments, answer in known.items() if bool(function(*arguments)) != answer]
-    _say(not wrong, f"low, mean, high and bar {', '.join(wrong)}: the lower end decides")
+    wrong = [case for case, answer in known.items() if bool(function(*case)) != answer]
+    _say(not wrong, f"with low, mean, high and bar {wrong[:1]} you say otherwise: draw the interval, and the bar")

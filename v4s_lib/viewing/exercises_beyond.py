@@ -43,7 +43,7 @@ def check_retention(function: Callable[[np.ndarray, np.ndarray], float]) -> None
     truth = paired_ratio(outside, inside, np.arange(3)).mean
     answer = function(inside, outside)
     close = isinstance(answer, int | float | np.number) and abs(answer - truth) < 1e-6
-    _say(close, f"for gains {inside} and {outside} it is {truth:.2f}: one ratio of two means")
+    _say(close, f"for gains {inside} and {outside} you have {answer}, and it is {truth:.2f}")
 
 
 def check_evenly(function: Callable[[int, int], Sequence[int]]) -> None:

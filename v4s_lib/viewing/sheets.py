@@ -68,10 +68,12 @@ def _row(strip: Strip, columns: int, scale: int) -> Image.Image:
     images = [to_image(frame, scale) for frame in evenly(strip.frames, columns)]
     width, height = images[0].width + 2 * BORDER, images[0].height + 2 * BORDER
     font = ImageFont.load_default(12)
-    total = max(len(images) * (width + SPACE) - SPACE, math.ceil(font.getlength(strip.label)))
+    left_out = len(images) < len(strip.frames)
+    label = f"{strip.label} ({len(images)} of {len(strip.frames)} frames)" if left_out else strip.label
+    total = max(len(images) * (width + SPACE) - SPACE, math.ceil(font.getlength(label)))
     row = Image.new("RGB", (total, LABEL + height + SPACE), "white")
     draw = ImageDraw.Draw(row)
-    draw.text((0, 1), strip.label, fill="black", font=font)
+    draw.text((0, 1), label, fill="black", font=font)
     for column, image in enumerate(images):
         left = column * (width + SPACE)
         draw.rectangle((left, LABEL, left + width - 1, LABEL + height - 1), fill=BORDERS[strip.role])
