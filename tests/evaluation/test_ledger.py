@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from v4s_lib.evaluation import ledger
 from v4s_lib.evaluation.ledger import (
     FOLDER,
     IN_PART,
@@ -81,6 +82,21 @@ def test_a_verdict_counts_the_checks_that_hold(folder):
         assert judge_claim(claim, 2, folder).verdict == f"{verdict}, one training seed"
     gate = {**CLAIM, "checks": [check(gate="sd.other room", at_least=0.95)], "command": "x"}
     assert judge_claim(gate, 2, folder).verdict == REPRODUCED  # no training stands behind it
+
+
+def test_results_of_weights_that_shipped_before_count_and_say_so(folder, monkeypatch):
+    monkeypatch.setattr(ledger, "shipped_digests", lambda preset, task: {"weights_sha256": "now"})
+    monkeypatch.setattr(ledger, "earlier_weights", lambda: frozenset(["before"]))
+    claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.1)], "command": "x"}
+    results = json.loads((folder / "some.json").read_text())
+    for digest, verdict in (("now", REPRODUCED), ("before", f"{REPRODUCED}, one training seed, of earlier weights")):
+        other = folder / digest  # results are read once
+        other.mkdir()
+        (other / "some.json").write_text(json.dumps(results | {"weights_sha256": digest, "preset": "small"}))
+        assert judge_claim(claim, 1 + (digest == "before"), other).verdict == verdict
+    (folder / "some.json").write_text(json.dumps(results | {"weights_sha256": "never", "preset": "small"}))
+    with pytest.raises(ValueError, match="^expected some for weights now, got it for never: run its command again"):
+        judge_claim(claim, 1, folder)
 
 
 def second_seed(folder, score: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from v4s_lib.command import command
 from v4s_lib.evaluation import settings
-from v4s_lib.evaluation.ledger import Entry, brief_table, ledger_table, read_ledger
+from v4s_lib.evaluation.ledger import EARLIER, Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import (
@@ -80,7 +80,7 @@ def headline(entries: list[Entry]) -> str:
         f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
         f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "
         f"{seeds(grounding, 'ours', 'if_sd02', '.0%')} of the clips by a trained classifier, and in "
-        f"{seeds(grounding, 'ours', 'aimed', '.0%')} with the object centred by true geometry. The camera is turned by "
+        f"{seeds(grounding, 'ours', 'aimed', '.0%')} with the object centred by true geometry. The camera is moved by "
         "geometry, not by the model. (The paper's model plans the way itself: 65%, on its own scale.)\n"
         f"{verdicts(entries)}"
     )
@@ -90,8 +90,10 @@ def verdicts(entries: list[Entry]) -> str:
     """How many claims have which verdict, and how many of these rest on one training."""
     found = Counter(entry.verdict.split(", ")[0] for entry in entries)
     known = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
-    once = sum(entry.verdict.endswith(", one training seed") for entry in entries)
+    once = sum(", one training seed" in entry.verdict for entry in entries)
+    earlier = sum(EARLIER in entry.verdict for entry in entries)
     rest = f" {once} of these verdicts rest on one training seed." if once else ""
+    rest += f" The figures of {earlier} are of weights that shipped before." if earlier else ""
     return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}.{rest}"
 
 
