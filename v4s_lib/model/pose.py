@@ -14,15 +14,15 @@ POSE_FEATURES = {"ray_map": 4 * (3 + 3) * 7, "c2w_12": 12}
 
 
 class PoseAdapter(nn.Linear):
-    """Pose features (..., F) to what tokens are told of them (..., D), in float32 whatever the rest computes in.
+    """Pose features (..., F) to what tokens are told of them (..., D), in the type of its weights under autocast, too.
 
-    The 8 bits of bf16 would round metres to centimetres.
+    There the 8 bits of bf16 would round metres to centimetres.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         kind = "cpu" if features.is_meta else features.device.type  # where a plan counts, nothing computes
         with torch.autocast(kind, enabled=False):
-            return nn.functional.linear(features.float(), self.weight.float(), self.bias.float())
+            return super().forward(features.to(self.weight.dtype))
 
 
 def relative_to_start(c2w: Tensor) -> Tensor:
