@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from v4s_lib.evaluation import ledger
+from v4s_lib.evaluation import evidence
+from v4s_lib.evaluation.evidence import FOLDER, load_claims
 from v4s_lib.evaluation.ledger import (
-    FOLDER,
     IN_PART,
     NOT_REPRODUCED,
     NOT_RUN,
@@ -19,7 +19,6 @@ from v4s_lib.evaluation.ledger import (
     evaluate,
     judge_claim,
     ledger_table,
-    load_claims,
     on_every_seed,
     read_ledger,
 )
@@ -85,8 +84,8 @@ def test_a_verdict_counts_the_checks_that_hold(folder):
 
 
 def test_results_of_weights_that_shipped_before_count_and_say_so(folder, monkeypatch):
-    monkeypatch.setattr(ledger, "shipped_digests", lambda preset, task: {"weights_sha256": "now"})
-    monkeypatch.setattr(ledger, "earlier_weights", lambda: frozenset(["before"]))
+    monkeypatch.setattr(evidence, "shipped_digests", lambda preset, task: {"weights_sha256": "now"})
+    monkeypatch.setattr(evidence, "earlier_weights", lambda: frozenset(["before"]))
     claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.1)], "command": "x"}
     results = json.loads((folder / "some.json").read_text())
     for digest, verdict in (("now", REPRODUCED), ("before", f"{REPRODUCED}, one training seed, of earlier weights")):

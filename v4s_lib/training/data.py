@@ -1,6 +1,6 @@
 """Training samples: rooms that slide through a window, a function of seed, process and step alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def draw_sample(
     """
     parts = []
     for batch in rooms:
-        keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
+        keep = draw_context(batch, task, generator)
         chosen = torch.randperm(batch.target_frames.shape[1], generator=generator)[: task.targets]
         context_index, target_index = time_indices(batch, keep, task, generator)
         c2w = batch.target_c2w[:, chosen].flatten(0, 1)
@@ -57,7 +57,18 @@ def draw_sample(
                 batch.target_depth[:, chosen].flatten(0, 1),
             )
         )
-    return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+    return _join(parts)
+
+
+def draw_context(batch: RoomBatch, task: RoomTask, generator: torch.Generator) -> Tensor:
+    """Which of the rendered latents of some rooms' scans are their context (P,), in the scan's order."""
+    return torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
+
+
+def _join(parts: list) -> Sample | Things:
+    """All that some samples, or things, are together."""
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)))
 
 
 def draw_things(
@@ -76,7 +87,7 @@ def draw_things(
     labels = [f"{color} {kind}" for color in COLORS for kind in KINDS]
     parts = []
     for batch in rooms:
-        keep = torch.randperm(batch.scan_frames.shape[1], generator=generator)[: task.context_latents].sort().values
+        keep = draw_context(batch, task, generator)
         seen, sought, said = batch.scan_instance[:, keep], [], []
         for room, items in enumerate(batch.scenes.objects):
             pixels = [int((seen[room, :, -1] == item.instance).sum()) for item in items]
@@ -92,7 +103,7 @@ def draw_things(
         words = tokenize(said, VOCABULARY).to(seen.device)
         share = cell_share(seen, torch.tensor(sought, device=seen.device), cell)
         parts.append(Things(codec.encode_groups(batch.scan_frames[:, keep]), words, share))
-    return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in Things.__dataclass_fields__))
+    return _join(parts)
 
 
 def time_indices(batch: RoomBatch, keep: Tensor, task: RoomTask, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ SHOWN = 14  # matches
 def matches(sight: Sight, seen: Seen, frames: Tensor, one: int, other: int) -> IPython.display.Image:
     """The surest matches of two out of P frames (P, H, W, 3), and the depth of each, in metres.
 
-    ``seen`` (1, P, ...) is what sight sees in the frames. Of cells that match each other the
-    surest bear one number.
+    ``seen`` (1, P, ...) is what sight sees in the frames. Of cells that match each other the surest
+    bear one number.
     """
     rows, columns = sight.size
     figure, ends = Figure(figsize=(8, 4.4), layout="tight"), surest(seen.keys[0, one], seen.keys[0, other], SHOWN)
@@ -35,7 +35,8 @@ def matches(sight: Sight, seen: Seen, frames: Tensor, one: int, other: int) -> I
 
 def surest(one: Tensor, other: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Numbers (n,) of the cells of two frames with keys (N, KEY) each that match each other, the best first."""
-    best, met = (one @ other.T).max(dim=1)
-    mutual = (one @ other.T).argmax(dim=0)[met] == torch.arange(len(met))
+    alike = one @ other.T
+    best, met = alike.max(dim=1)
+    mutual = alike.argmax(dim=0)[met] == torch.arange(len(met))
     chosen = best.masked_fill(~mutual, -torch.inf).topk(min(most, int(mutual.sum()))).indices
     return chosen, met[chosen]
