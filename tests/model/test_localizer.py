@@ -166,6 +166,23 @@ def test_a_camera_turns_to_a_place():
     assert (steps > 0).all() and steps.max() < 1.6 / 24 and steps[:, [0, -1]].max() < 0.3 / 24
 
 
+def test_a_camera_goes_nearer_to_a_place_and_looks_at_it_from_there():
+    """Level, from rest to rest, half-way in the middle; and never nearer than a metre, or away from what is."""
+    start = pose(torch.tensor([[1.0, 2.0, 1.5]]), torch.tensor([0.3]), torch.tensor([-0.1])).expand(3, 4, 4)
+    down = torch.tensor([0.0, 0, -1]).expand(3, 3)
+    away = torch.tensor([[0.0, 3.0, -1.0], [0.0, 1.25, -1.0], [0.0, 0.5, -1.0]])
+    path = turn_to(start, start[:, :3, 3] + away, down, 24, nearer=0.5)
+    check_rigid(path, "a path")
+    moved = path[..., :3, 3] - start[:, None, :3, 3]
+    ends = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(moved[:, -1], ends, **CLOSE)
+    torch.testing.assert_close(moved[:, 11], ends / 2, **CLOSE)
+    looks = path[:, -1, :3, 2]
+    torch.testing.assert_close(looks, torch.nn.functional.normalize(away - ends, dim=-1), **CLOSE)
+    turned = turn_to(start, start[:, :3, 3] + away, down, 24)
+    torch.testing.assert_close(path[..., :3, 0], turned[..., :3, 0], **CLOSE)  # as level, and as far round
+
+
 @pytest.mark.parametrize("dip", [90.0, -90.0])
 def test_a_camera_that_looks_straight_down_or_up_turns_to_a_place(dip):
     """What its picture's top or bottom shows is ahead of it, so that it goes on without a jump."""

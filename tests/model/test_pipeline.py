@@ -12,7 +12,7 @@ from torch import Tensor
 
 from v4s_lib.data.episodes import load_episode, write_episode
 from v4s_lib.data.files import sha256, verify
-from v4s_lib.model import way
+from v4s_lib.model import localizer, way
 from v4s_lib.model.box_drawer import BoxDrawer
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
@@ -164,12 +164,15 @@ def test_samples_that_begin_with_one_frame_have_it_placed_once(make, inputs, mon
 
 
 @pytest.mark.parametrize("tail", [0, 1])
-def test_a_model_with_sight_turns_on_the_spot_and_stands_still_in_the_tail(make, inputs, tail):
+def test_a_model_with_sight_turns_and_goes_nearer_and_stands_still_in_the_tail(make, inputs, monkeypatch, tail):
+    monkeypatch.setattr(localizer, "KEPT", 0.0)  # what untrained sight finds may be near
     pipeline = make(**FINDING)
     pipeline.register_to_config(tail_latents=tail)
     path = pipeline(**inputs | SOUGHT | {"num_frames": 13}).camera_path
     frames = path.flatten(1, 2)[:, 3:]
-    torch.testing.assert_close(frames[..., :3, 3], torch.zeros_like(frames[..., :3, 3]), **CLOSE)
+    gone = frames[..., :3, 3].norm(dim=-1)
+    assert (gone.diff(dim=1)[:, : 11 - 4 * tail] > 0).all() and (gone <= way.NEARER + 1e-5).all()
+    torch.testing.assert_close(gone[:, 12 - 4 * tail :], gone[:, -1:].expand(-1, 1 + 4 * tail), **CLOSE)
     steps = rotation_angle(frames[:, 1:], frames[:, :-1])
     moving = 12 - 4 * tail
     assert steps.shape[1] == 12 and (steps[:, 1 : moving - 1] > 0.5).all() and (steps[:, moving:] < 0.1).all()

@@ -21,6 +21,7 @@ TIME_PERIODS = (4, 8, 16, 32, 64, 128, 256)  # latents, of the waves that tell h
 SMOOTH = 9  # frames, an odd number, over which a head's plan is averaged: two latents and one; our choice
 STEEP = 1 - 1e-6  # sine of how far a camera looks up or down at most: straight down has no horizon
 LEAN = 1e-3  # radians that a camera which looks straight down is lifted by, for it to have one
+KEPT = 1.0  # metres, level, from what a camera goes nearer to; our choice
 HELD = 0.002  # how much a video's mean down axis counts for where things fall, beside its right axes; our choice
 TIME_WAVES = 2 * len(TIME_PERIODS)
 
@@ -131,30 +132,35 @@ def smooth(planned: Tensor) -> Tensor:
     return torch.cat([planned[:, :1], moved[:, 1:]], dim=1)
 
 
-def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int) -> Tensor:
-    """The path (B, frames, 4, 4) of a camera that turns on the spot until it looks at ``place``: geometry alone.
+def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int, nearer: float = 0.0) -> Tensor:
+    """The path (B, frames, 4, 4) of a camera that turns until it looks at ``place``: geometry alone.
 
-    It goes the shorter way round, level, from rest to rest, and looks up or down as it goes. What looks straight down
+    It turns the shorter way round, level, from rest to rest, and looks up or down as it goes. What looks straight down
     has the top of its picture ahead, what looks straight up the bottom.
 
     Args:
         start: (B, 4, 4) c2w, from which it goes on; not itself part of the path.
         place: (B, 3) in the same axes.
         down: (B, 3) of unit length, where things fall, see ``fall``.
+        frames: of the path.
+        nearer: metres that it goes level towards the place as it turns, and no further than ``KEPT`` from it.
     """
     with torch.autocast(start.device.type, enabled=False):
         time = torch.linspace(0, 1, frames + 1, device=start.device)[1:]
         done = time.square() * (3 - 2 * time)
         front, sunk = start[:, :3, 2], (start[:, :3, 2] * down).sum(dim=-1, keepdim=True)
         front = torch.where(sunk.abs() > STEEP, front - LEAN * sunk.sign() * start[:, :3, 1], front)
-        (dip, ahead), (last_dip, goal) = (_split(way, down) for way in (front, place - start[:, :3, 3]))
+        away = place - start[:, :3, 3]
+        (dip, ahead), (_, goal) = (_split(way, down) for way in (front, away))
+        step = ((away * goal).sum(dim=-1, keepdim=True) - KEPT).clamp(0, nearer) * goal
+        last_dip, _ = _split(away - step, down)
         turn = torch.atan2((torch.linalg.cross(ahead, goal, dim=-1) * down).sum(-1), (ahead * goal).sum(-1))
         ahead = (turning(down[:, None] * (done * turn[:, None])[..., None]) @ ahead[:, None, :, None])[..., 0]
         dip = (dip[:, None] + done * (last_dip - dip)[:, None])[..., None]
         looks = dip.cos() * ahead + dip.sin() * down[:, None]
         right = torch.linalg.cross(down[:, None].expand_as(looks), looks, dim=-1)
-        stays = start[:, None, :3, 3].expand_as(looks)
-        return pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), stays], dim=-2))
+        moved = start[:, None, :3, 3] + done[:, None] * step[:, None]
+        return pose_matrix(torch.stack([right, torch.linalg.cross(looks, right, dim=-1), moved], dim=-2))
 
 
 def _split(way: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

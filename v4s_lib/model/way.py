@@ -17,6 +17,7 @@ from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
 
 SURE = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
+NEARER = 0.6  # metres that a plan goes towards what is named, as the paths do that teach to draw (worlds/paths.py)
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
 
 
@@ -133,8 +134,8 @@ class WayMixin:
     def plan(self, findings: Findings, cache: ContextCache | None, tail: int = 0) -> Tensor:
         """The way (B*M, T, 4, 4, 4) to what was found, in whose last ``tail`` latents the camera stands still.
 
-        A model with sight turns to it on the spot (``turn_to``), and stays where the finder is certain that the context
-        shows nothing of the kind; one without sight goes as its head plans.
+        A model with sight turns to it and goes nearer (``turn_to``), and stays where the finder is certain that the
+        context shows nothing of the kind; one without sight goes as its head plans.
         """
         way, found = findings.target_poses, findings.found
         if found is None or cache is None or cache.frames is None:
@@ -144,7 +145,7 @@ class WayMixin:
         down = cache.frames.down.repeat_interleave(len(named) // len(cache.frames.down), dim=0)
         place = named_place(found, cache.frames.points(self.sight, len(named)))
         moving = max(1, way.shape[1] - 1 - tail)
-        turned = turn_to(way[:, 0, -1], place, down, FRAMES * moving).unflatten(1, (moving, FRAMES))
+        turned = turn_to(way[:, 0, -1], place, down, FRAMES * moving, NEARER).unflatten(1, (moving, FRAMES))
         still = turned[:, -1:, -1:].expand(-1, way.shape[1] - 1 - moving, FRAMES, -1, -1)
         turned = torch.cat([way[:, :1], turned, still], dim=1)
         return torch.where(named[:, None, None, None, None], turned, way)
