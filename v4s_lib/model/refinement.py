@@ -20,11 +20,12 @@ from torch.nn.functional import conv2d, grid_sample, pad
 from v4s_lib.model.alignment import change
 from v4s_lib.model.cloud import CLOSEST
 from v4s_lib.model.sight import LEAST_CELL
-from v4s_lib.worlds.cameras import Camera, inverse, to_room
+from v4s_lib.worlds.cameras import Camera, cross_matrix, inverse, to_room
 
 BLACK = 0.3  # of 1, added to a colour before its logarithm is taken
 DEEPER = 0.2  # standard deviation of a depth, relative: what it would do to the colour found adds to a pixel's doubt
 GUESS = (0.3, 0.6)  # standard deviations of the poses that come in: radians, metres
+AT_ONCE = {"cpu": 2**15, "cuda": 2**22}  # pixels compared at once: as many as a CPU's cache, or a GPU's memory, holds
 BEFORE, BEHIND = 0.6, 1.2  # of the depth that a frame shows there: a pixel that falls outside of it is hidden
 
 
@@ -94,27 +95,51 @@ def refine(
     rays = camera.rays(device=poses.device)[::stride, ::stride, 0].flatten(0, 1)
     brightness = ((pictures.color.flatten(0, 1) / 2 + 0.5).clamp(min=0) + BLACK).log()
     depth = pictures.depth.flatten(0, 1)
-    local = depth[:, ::stride, ::stride].flatten(1)[one, :, None] * rays  # E N 3
+    local = (depth[:, ::stride, ::stride].flatten(1)[..., None] * rays).transpose(1, 2)  # R*n 3 N
     moved = torch.zeros(rooms, count, 6, device=poses.device)
     blur = None
     for step in effort.blurs:
         if step != blur:
             blur, color = step, blurred(brightness, step * pictures.cell)
-            shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)[other]
-            own = color[..., ::stride, ::stride].flatten(2)[one]  # E 3 N
-        stand = poses.flatten(0, 1)
-        jacobian, apart = _compare(stand[one], stand[other], local, own, shown, camera, effort.different)
-        pull = jacobian.transpose(1, 2) @ jacobian  # E 12 12
-        push = (jacobian.transpose(1, 2) @ apart[..., None])[..., 0]
-        normal = torch.zeros(rooms * count * count, 6, 6, device=poses.device)
-        slope = torch.zeros(rooms * count, 6, device=poses.device)
-        sides = ((slice(0, 6), one), (slice(6, 12), other))
+            shown = torch.cat([color, *_slopes(color), depth[:, None]], dim=1)
+            own = color[..., ::stride, ::stride].flatten(2)  # R*n 3 N
+        normal, slope = _equations(poses, one, other, (local, own, shown), camera, effort.different)
+        change(poses, moved, normal, slope, GUESS, free)
+    return poses
+
+
+def _equations(
+    poses: Tensor,
+    one: Tensor,
+    other: Tensor,
+    frames: tuple[Tensor, Tensor, Tensor],
+    camera: Camera,
+    different: float,
+) -> tuple[Tensor, Tensor]:
+    """The blocks (R * n * n, 6, 6) and the right side (R * n, 6) of the normal equations, see ``alignment.change``.
+
+    Args:
+        poses: (R, n, 4, 4) c2w.
+        one, other: (E,) numbers, among all R * n frames, of those whose pixels are looked for in others, and of these.
+        frames: what all R * n frames give ``_compare``: ``local``, ``own`` and ``shown``.
+        camera, different: as there.
+    """
+    rooms, count = poses.shape[:2]
+    normal = torch.zeros(rooms * count * count, 6, 6, device=poses.device)
+    slope = torch.zeros(rooms * count, 6, device=poses.device)
+    (local, own, shown), stand = frames, poses.flatten(0, 1)
+    most = max(1, AT_ONCE[poses.device.type] // local.shape[2])
+    for a, b in zip(one.split(most), other.split(most), strict=True):
+        jacobian, apart = _compare(stand[a], stand[b], local[a], own[a], shown[b], camera, different)
+        both = _other_too(stand[a], stand[b])  # E 6 12
+        pull = both.transpose(1, 2) @ (jacobian @ jacobian.transpose(1, 2)) @ both  # E 12 12
+        push = ((jacobian @ apart[..., None]).transpose(1, 2) @ both)[:, 0]  # E 12
+        sides = ((slice(0, 6), a), (slice(6, 12), b))
         for part, row in sides:
             slope.index_add_(0, row, push[:, part])
             for second, column in sides:
                 normal.index_add_(0, row * count + column % count, pull[:, part, second])
-        change(poses, moved, normal, slope, GUESS, free)
-    return poses
+    return normal, slope
 
 
 def blurred(pictures: Tensor, deviation: float) -> Tensor:
@@ -166,20 +191,21 @@ def _compare(
 
     Args:
         one, other: (E, 4, 4) poses of the pixels' frames and of those that they are looked for in.
-        local: (E, N, 3) the pixels' points in their frames' axes.
+        local: (E, 3, N) the pixels' points in their frames' axes.
         own: (E, 3, N) their colours, as logarithms.
         shown: (E, 10, H, W) of the other frames: colours likewise, their slopes to the right and down, depth.
         camera: of all frames.
         different: as in ``Effort``.
 
     Returns:
-        by how much a small turn and shift of the one camera, and of the other, change the differences (E, 3 * N, 12),
-        and the differences (E, 3 * N); both weighted: less where colours differ much, or hang on a depth, and 0 where a
-        pixel is not to be seen.
+        by how much a small turn and shift of the pixels' camera change the differences (E, 6, 3 * N), and the
+        differences (E, 3 * N); both weighted: less where colours differ much, or hang on a depth, and 0 where a pixel
+        is not to be seen.
     """
-    turned = to_room(local, one) - one[:, None, :3, 3]
-    away = turned + (one[:, :3, 3] - other[:, :3, 3])[:, None]
-    x, y, far = (away @ other[:, :3, :3]).unbind(-1)
+    rotation = other[:, :3, :3]
+    turned = one[:, :3, :3] @ local
+    away = turned + (one[:, :3, 3] - other[:, :3, 3])[..., None]
+    x, y, far = (rotation.transpose(1, 2) @ away).unbind(1)
     far = far.clamp(min=CLOSEST)
     scale = camera.focal / far
     right, down = x * scale * 2 / camera.width, y * scale * 2 / camera.height  # -1..1 over the frame
@@ -189,17 +215,34 @@ def _compare(
     seen = (far > CLOSEST) & (right.abs() < 1) & (down.abs() < 1) & _in_sight(far, depth[:, 0])
     to_right, downwards = to_right * scale[:, None], downwards * scale[:, None]
     towards = -(to_right * x[:, None] + downwards * y[:, None]) / far[:, None]
-    by_point = torch.stack([to_right, downwards, towards], dim=-1) @ other[:, None, :3, :3].transpose(-1, -2)
-    by_depth = (by_point * turned[:, None]).sum(dim=-1).square().mean(dim=1)
+    by_point = torch.stack([to_right, downwards, towards], dim=1).flatten(2)  # in the other camera's axes
+    by_point = (rotation @ by_point).unflatten(2, (3, -1))  # E 3 3 N: axis, colour, pixel
+    by_depth = (by_point * turned[:, :, None]).sum(dim=1).square().mean(dim=1)
     apart = apart - _mean(apart, seen[:, None])
     certainty = (different**2 + DEEPER**2 * by_depth).rsqrt()  # 1 / standard deviation
     weight = (certainty * seen / (1 + apart.square().mean(dim=1) / different**2))[:, None]
     apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
-    turned, away = (value[:, None].expand_as(by_point) for value in (turned, away))
-    cross = torch.linalg.cross
-    jacobian = torch.cat([cross(turned, by_point), by_point, cross(by_point, away), -by_point], dim=-1)
-    jacobian = jacobian - _mean(jacobian.transpose(2, 3), weight[:, :, None] ** 2).transpose(2, 3)
-    return (jacobian * weight[..., None]).flatten(1, 2), (apart * weight).flatten(1)
+    jacobian = torch.cat([_cross(turned[:, :, None], by_point), by_point], dim=1)
+    jacobian = (jacobian - _mean(jacobian, weight[:, None] ** 2)) * weight[:, None]
+    return jacobian.flatten(2), (apart * weight).flatten(1)
+
+
+def _cross(one: Tensor, other: Tensor) -> Tensor:
+    """The cross product along the second dimension; ``torch.linalg.cross`` takes ten times as long here."""
+    after, before = [1, 2, 0], [2, 0, 1]
+    return one[:, after] * other[:, before] - one[:, before] * other[:, after]
+
+
+def _other_too(one: Tensor, other: Tensor) -> Tensor:
+    """What leads (E, 6, 12) from a turn and shift of one camera, and of another, to a turn and shift of the one.
+
+    The pixels that two cameras share change in the same way when the other one is moved backwards; it turns about
+    itself, so the one is shifted, too.
+    """
+    both = torch.eye(6, device=one.device).repeat(len(one), 1, 2)
+    both[:, :, 6:] *= -1
+    both[:, 3:, 6:9] = cross_matrix(one[:, :3, 3] - other[:, :3, 3])
+    return both
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
