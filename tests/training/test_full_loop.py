@@ -192,6 +192,14 @@ def test_a_process_alone_and_without_a_bar_says_what_is_left_out_and_no_more(cac
     assert (tmp_path / "errors").read_text() == 2 * "3 scans to draw from; too short: 1, such as short\n"
 
 
+def test_shorter_windows_fit_a_shorter_scan(cache, tmp_path):
+    shorter = "--length", "2", "--gap", "0", "--context", "1", "--steps", "1"
+    started = start(_main, (cache, tmp_path / "out", *shorter), errors=tmp_path / "errors")
+    assert finish(started) == [0]
+    assert "too short" not in (tmp_path / "errors").read_text()
+    assert [line["step"] for line in lines(tmp_path / "out")] == [1]
+
+
 def test_other_settings_do_not_go_on(whole, cache, tmp_path):
     out = shutil.copytree(whole, tmp_path / "out")
     for changes, names in ({"seed": 1}, "seed, weights"), ({"scale": replace(SCALE, batch=8)}, "batch"):
@@ -207,6 +215,10 @@ REFUSED = {
     "scale": (["--scale", "huge"], "expected a scale out of .*, got 'huge': choose one of them"),
     "together": (["--together", "3"], "expected processes times .* batch of 4, got 1 x 3: take other numbers"),
     "steps": (["--steps", "0"], "expected steps, .* samples together from 1, got 0, 250 and 1: choose others"),
+    "window": (
+        ["--length", "1", "--gap", "-1"],
+        "expected a target of 2 latents or more, a context of 1 .* got 1, 5 and -1: choose others",
+    ),
     "rank": (["--lora", "0"], "expected a rank from 1, got 0: choose another, or train all weights"),
     "weights": (["--weights", "nowhere"], "expected a transformer in nowhere, got no config.json: give its folder"),
     "way": (["--context-attention", "both"], "expected context_attention to be one of .*, got 'both': choose one .*"),

@@ -29,13 +29,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--context-attention", default="two_way", help="two_way or one_way (default: two_way)")
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank (default: all weights)")
     parser.add_argument("--seed", type=int, default=0, help="of samples, noise and new weights (default: 0)")
-    parser.add_argument("--steps", type=int, help="optimizer steps in all (default: the scale's)")
+    windows = {
+        "length": "latents of a target, its start frame's included",
+        "gap": "latents on either side of it that hold no context",
+        "context": "latents of the context",
+        "steps": "optimizer steps in all",
+    }
+    for name, text in windows.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{text} (default: the scale's)")
     parser.add_argument("--stop-at", type=int, help="stop and save after this step; run again to go on")
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints (default: 250)")
     parser.add_argument("--together", type=int, default=1, help="samples that a GPU computes at once (default: 1)")
     args = parser.parse_args(arguments)
-    scale = get_scale(args.scale)
-    scale = scale if args.steps is None else replace(scale, steps=args.steps)
+    moving = None if args.length is None else args.length - 1
+    given = {"moving_latents": moving, "gap": args.gap, "context_latents": args.context, "steps": args.steps}
+    scale = replace(get_scale(args.scale), **{name: value for name, value in given.items() if value is not None})
     asked = (args.weights, args.context_attention, args.lora, args.seed, args.save_every, args.together, args.windows)
     place = finetune(Job(scale, args.cache, args.out, *asked), args.stop_at)
     PartialState().print(place)

@@ -108,6 +108,12 @@ def _check(job: Job, last: int) -> None:
             "expected steps, steps between checkpoints and samples together from 1, got "
             f"{last}, {job.save_every} and {job.together}: choose others"
         )
+    window = (job.scale.moving_latents, job.scale.context_latents)
+    if min(window) < 1 or job.scale.gap < 0:
+        raise ValueError(
+            f"expected a target of 2 latents or more, a context of 1 or more and a gap from 0, got {1 + window[0]}, "
+            f"{window[1]} and {job.scale.gap}: choose others"
+        )
     if job.scale.targets != 1:
         raise ValueError(f"expected one target a context, got {job.scale.targets}: a window has a context of its own")
 
