@@ -119,6 +119,28 @@ def test_rooms_do_not_touch_each_other(rooms):
     torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
 
 
+def test_frames_may_be_compared_a_few_at_a_time(rooms, monkeypatch):
+    truth, pictures = rooms
+    guess = lost(truth)
+    whole = refine(guess, pictures, CAMERA, slice(0, FRAMES - 1), ALL)
+    monkeypatch.setitem(refinement.AT_ONCE, "cpu", 1)
+    torch.testing.assert_close(refine(guess, pictures, CAMERA, slice(0, FRAMES - 1), ALL), whole, atol=1e-4, rtol=0)
+
+
+def test_moving_all_cameras_together_changes_no_colour(rooms, monkeypatch):
+    """The normal equations know no force against a rigid motion of the whole room."""
+    truth, pictures = rooms
+    systems = []
+    monkeypatch.setattr(refinement, "change", lambda poses, moved, normal, *others: systems.append(normal))
+    refine(lost(truth), pictures, CAMERA, slice(None), Effort((0.25,)))
+    system = systems[0].unflatten(0, (2, FRAMES, FRAMES)).transpose(2, 3).reshape(2, 6 * FRAMES, 6 * FRAMES)
+    turn, shift = torch.tensor([0.3, -0.5, 0.8]), torch.tensor([0.2, 0.7, -0.4])
+    shifts = torch.linalg.cross(turn.expand(2, FRAMES, 3), lost(truth)[..., :3, 3]) + shift
+    motion = torch.cat([turn.expand(2, FRAMES, 3), shifts], dim=-1).flatten(1)
+    force, alone = (system @ motion[..., None])[..., 0], system.diagonal(dim1=1, dim2=2) * motion
+    assert force.norm() < 1e-4 * alone.norm()
+
+
 def test_grey_frames_leave_the_guess(rooms):
     truth, pictures = rooms
     guess = lost(truth)
