@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from v4s_lib.evaluation import evidence
-from v4s_lib.evaluation.evidence import FOLDER, load_claims
+from v4s_lib.evaluation.claims import FOLDER, asked_ratios, load_claims
 from v4s_lib.evaluation.ledger import (
     IN_PART,
     NOT_REPRODUCED,
@@ -70,6 +71,25 @@ def test_a_check_is_its_figure_against_its_bar(folder, fields, value, holds):
     assert checked.value == pytest.approx(value) and checked.holds is holds
     words = describe(on_every_seed(check(**fields), folder))
     assert f"{value:.2f}" in words and ("yes" if holds else "no") in words
+
+
+def test_a_ratio_has_its_interval_where_it_is_stored(folder):
+    """Ratios of ratios' means and of means differ; the stored one is of means, over the same rooms."""
+    asked = check(method="none", metric="score", over="ours", at_most=0.5)
+    assert evaluate(asked, folder).interval is None
+    results = json.loads((folder / "some.json").read_text())
+    results["ratio"] = {"score of none / ours": {"mean": 0.34, "low": 0.2, "high": 0.4}}
+    (folder / "other.json").write_text(json.dumps(results))
+    found = evaluate({**asked, "results": "other"}, folder)
+    assert (found.what, found.value, found.interval) == ("score of none / ours", 0.34, (0.2, 0.4))
+
+
+def test_ratios_that_claims_ask_for_are_stored_with_the_results():
+    """C8 asks for the accuracy of 25 latents over that of 3, C9 for the SD of ours over the splat's."""
+    arms = {"25 latents": [1.0, 0.5, 1.0], "3 latents": [0.5, 0.25, 0.5], "12 latents": [1.0, 1.0, 1.0]}
+    found = asked_ratios("experiments/context", lambda method, _: np.array(arms[method]), np.arange(3))
+    assert found == {"navigation_accuracy of 25 latents / 3 latents": {"mean": 2.0, "low": 2.0, "high": 2.0, "n": 3}}
+    assert asked_ratios("navigation_small", lambda *_: None, np.arange(3)) == {}
 
 
 def test_a_verdict_counts_the_checks_that_hold(folder):

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.statistics import bootstrap, make_row, paired_difference, paired_ratio
+from v4s_lib.evaluation.statistics import bootstrap, make_row, paired_difference, paired_ratio, ratio_of_means
 
 SCENES = np.repeat(np.arange(40), 3)
 
@@ -105,3 +105,11 @@ def test_a_ratio_is_one_of_means_and_its_interval_is_over_scenes():
     assert math.isnan(paired_ratio(-first, -second, np.arange(4)).mean)  # a share of a loss is none of a gain
     with pytest.raises(ValueError, match="expected the same episodes"):
         paired_ratio(first, second[:2], np.arange(4))
+
+
+def test_a_ratio_of_means_may_be_of_episodes_that_have_one_value_each():
+    first, second = np.array([2.0, 4.0, np.nan, np.nan]), np.array([np.nan, np.nan, 1.0, 3.0])
+    ratio = ratio_of_means(np.tile(first, 8), np.tile(second, 8), np.arange(32))
+    assert ratio.mean == pytest.approx(1.5) and ratio.n == 32
+    assert 0.9 < ratio.low < 1.5 < ratio.high < 2.5
+    assert math.isnan(ratio_of_means(first, second, np.arange(4)).mean)  # a draw of four may hold none of the second

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.evidence import load_claims
+from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.ledger import evaluate, on_every_seed
 from v4s_lib.evaluation.trained import HANDHELD, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset

@@ -1,4 +1,4 @@
-"""The claims, and which stored results count for them.
+"""Which stored results count for the claims.
 
 Results must belong to the shipped weights, those of other training seeds (``results/seed*``) to the trainings on
 record; those of arms must have the sight of the shipped weights. All others are refused, but for weights that
@@ -10,26 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from v4s_lib.data.manifests import MANIFESTS, check_schema
+from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation import results
+from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.navigation import Models
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import get_preset
-
-FOLDER = MANIFESTS / "ledger"
-
-
-def load_claims(text: str | None = None) -> dict[str, Any]:
-    """The claims, checked against ``schema.json``; ``ValueError`` names the entry that breaks it."""
-    content = yaml.safe_load((FOLDER / "claims.yaml").read_text(encoding="utf-8") if text is None else text)
-    check_schema(content, FOLDER / "schema.json", "claims as in schema.json")
-    names = [claim["id"] for claim in content["claims"]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"expected every claim once, got {', '.join(twice)} twice: number them anew")
-    return content
 
 
 @lru_cache(maxsize=8)

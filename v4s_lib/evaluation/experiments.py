@@ -25,6 +25,7 @@ from v4s_lib.data.rooms import RoomTask
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.data.worlds import WORLDS, world_episode
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
+from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.following import following_measures, replayed
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
@@ -155,7 +156,7 @@ def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> 
 
 
 def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dict[str, Any]:
-    """All arms of an experiment in one result, for the ledger: their rows, and every later arm minus every earlier."""
+    """All arms in one result, for the ledger: rows, every later arm minus every earlier, and ratios."""
     names = [result["arm"]["name"] for result in results]
     values = [np.array(result["per_episode"][metric], float) for result in results]
     scenes = np.arange(len(values[0]))
@@ -165,7 +166,14 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     if results[0]["experiment"] in RETAINED:
         rows += [retention(names[i], [*values[:2], *values[i : i + 2]]) for i in range(2, len(names), 2)]
     provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes")
-    return {name: results[0][name] for name in provenance} | {"rows": rows, "gain": gain}
+    stored = {
+        (name, metric): each
+        for name, result in zip(names, results, strict=True)
+        for metric, each in result["per_episode"].items()
+    }
+    ratio = asked_ratios(f"experiments/{results[0]['experiment']}", lambda *asked: stored.get(asked), scenes)
+    found = {"rows": rows, "gain": gain, "ratio": ratio}
+    return {name: results[0][name] for name in provenance} | found
 
 
 def retention(name: str, values: list[np.ndarray]) -> dict[str, Any]:

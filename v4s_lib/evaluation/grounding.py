@@ -3,7 +3,6 @@
 import math
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from v4s_lib.evaluation.judges import (
     read_box,
     spatial_distance,
 )
-from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed, scenes_of, values_of
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
@@ -224,13 +223,22 @@ def box_measures(clip: Tensor, last: int, mask: Tensor) -> dict[str, float]:
 
 def best_of_curve(lines: list[dict], method: str) -> list[dict]:
     """Rows of the share of episodes in which one of k samples passes, k = 1 .. the number of samples."""
-    scenes = np.array([line["episode"] for line in lines])
-    scored = [line["methods"][method] for line in lines]
-    rows = []
-    for k in range(1, scored[0]["samples"] + 1):
-        values = np.array([best_of(line["passed"], line["samples"], k) for line in scored])
-        rows.append(make_row(method, f"if_sd02_best_of_{k}", "1", values, scenes).to_json())
-    return rows
+    samples = lines[0]["methods"][method]["samples"]
+    names = [f"if_sd02_best_of_{k}" for k in range(1, samples + 1)]
+    return [make_row(method, name, "1", values_of(lines, method, name), scenes_of(lines)).to_json() for name in names]
+
+
+def with_best_of(lines: list[dict]) -> list[dict]:
+    """Scored episodes with the chance that one of k samples passes, k = 1 .. the number of samples."""
+
+    def more(measures: dict) -> dict:
+        passed, samples = measures["passed"], measures["samples"]
+        return measures | {f"if_sd02_best_of_{k}": best_of(passed, samples, k) for k in range(1, samples + 1)}
+
+    def of_all(methods: dict[str, dict]) -> dict[str, dict]:
+        return {name: more(scores) if "passed" in scores else scores for name, scores in methods.items()}
+
+    return [line | {"methods": of_all(line["methods"])} for line in lines]
 
 
 def _mean(values: list[float]) -> float:

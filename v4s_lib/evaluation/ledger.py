@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from v4s_lib.evaluation import results
-from v4s_lib.evaluation.evidence import is_earlier, load_claims, stored
+from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
+from v4s_lib.evaluation.evidence import is_earlier, stored
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
@@ -156,11 +157,12 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
     else:
         row = results.find_row(found, check["method"], check["metric"])
         what, value, interval = f"{check['metric']} of {check['method']}", row["mean"], (row["low"], row["high"])
-        if "over" in check or "over_metric" in check:
-            method, metric = check.get("over", check["method"]), check.get("over_metric", check["metric"])
-            under = results.find_row(found, method, metric)["mean"]
-            what += f" / {metric if method == check['method'] else method}"
+        if pair := sides(check):
+            what, ratio = ratio_name(*pair), found.get("ratio", {}).get(ratio_name(*pair), {"mean": None})
+            under = results.find_row(found, *pair[1])["mean"]
             value, interval = (value / under if under else float("inf") if value else float("nan")), None
+            if ratio["mean"] is not None:
+                value, interval = ratio["mean"], (ratio["low"], ratio["high"])
     value = float("nan") if value is None else value  # a retention of no gain is none
     interval = None if interval and None in interval else interval
     least = "at_least" in check
@@ -174,14 +176,18 @@ def _find(place: dict[str, Any], name: str, file: str) -> Any:
 
 
 def ledger_table(entries: list[Entry]) -> str:
-    """The ledger in Markdown: a claim a line, with all its checks."""
+    """The ledger in Markdown: a claim a line, with all its checks and the command that measures them."""
 
     def ours(entry: Entry) -> str:
         checks = "; ".join(describe(check) for check in entry.checks)
         takes = f"; it takes {entry.claim['takes']}" if entry.checks and entry.verdict == UNTESTED else ""
         return (checks or entry.claim.get("proved_by", "–")) + takes
 
-    return _table(entries, ours)
+    def command(entry: Entry) -> str:
+        lines = entry.claim.get("command", "").split("; ")
+        return " and ".join(f"`{line}`" for line in lines if line) or "–"
+
+    return _table(entries, ours, {"command": command})
 
 
 def brief_table(entries: list[Entry]) -> str:
@@ -191,17 +197,18 @@ def brief_table(entries: list[Entry]) -> str:
         shown = entry.worst or (entry.checks[0] if entry.checks else None)
         return f"{shown.seeds[0].what}: {_figures(shown)} ({shown.seeds[0].bar})" if shown else "–"
 
-    return _table(entries, ours)
+    return _table(entries, ours, {})
 
 
-def _table(entries: list[Entry], ours: Callable[[Entry], str]) -> str:
-    """A claim a line, with what ``ours`` says of its figures, and what of it was not asked."""
-    lines = ["| | claim | original | ours | verdict |", "|---|---|---|---|---|"]
+def _table(entries: list[Entry], ours: Callable[[Entry], str], more: dict[str, Callable[[Entry], str]]) -> str:
+    """A claim a line, with what ``ours`` says of its figures, what of it was not asked, and ``more`` columns."""
+    heads = ["", "claim", "original", "ours", "verdict", *more]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for entry in entries:
         claim = entry.claim
         lacking = f"; not asked: {claim['not_asked']}" if "not_asked" in claim else ""
         cells = [claim["id"], claim["claim"], claim["original"], ours(entry) + lacking, f"**{entry.verdict}**"]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, *(tell(entry) for tell in more.values())])} |")
     return "\n".join(lines)
 
 

@@ -213,6 +213,13 @@ def scenes_of(lines: list[dict]) -> np.ndarray:
     return np.array([line.get("scene", line["episode"]) for line in lines])
 
 
+def values_of(lines: list[dict], method: str, metric: str) -> np.ndarray | None:
+    """A method's measure (E,) of each scored episode; None where it has none."""
+    if metric not in lines[0]["methods"].get(method, {}):
+        return None
+    return np.array([line["methods"][method][metric] for line in lines], float)
+
+
 def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
     """Rows of the evaluation's JSON: every method and measure that it has, with its interval over scenes."""
     scenes = scenes_of(lines)
@@ -220,7 +227,7 @@ def table(lines: list[dict], units: dict[str, str] = UNITS) -> list[dict]:
     for method, measures in lines[0]["methods"].items():
         for metric, unit in units.items():
             if metric in measures:
-                values = np.array([line["methods"][method][metric] for line in lines], float)
+                values = values_of(lines, method, metric)
                 failed = 0
                 if metric in FOLLOWING_UNITS and metric != "sd":
                     failed = sum(line["methods"][method]["failed_frames"] for line in lines)
@@ -232,7 +239,7 @@ def context_gain(lines: list[dict], metric: str = "psnr_recall") -> dict[str, di
     """Paired differences, ours minus each control, with their intervals over scenes."""
     scenes = scenes_of(lines)
     methods = [m for m, measures in lines[0]["methods"].items() if metric in measures]
-    values = {m: np.array([line["methods"][m][metric] for line in lines], float) for m in methods}
+    values = {m: values_of(lines, m, metric) for m in methods}
     pairs = [("ours", name) for name in values if name != "ours"] + [("other_context", "no_context")]
     pairs = [pair for pair in pairs if values.keys() >= set(pair)]
     return {f"{a} - {b}": paired_difference(values[a], values[b], scenes).to_json() for a, b in pairs}

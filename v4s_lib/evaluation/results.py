@@ -3,23 +3,27 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding
+from v4s_lib.evaluation.claims import asked_ratios
+from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding, with_best_of
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import (
     MEAN_OF,
     Models,
     context_gain,
+    scenes_of,
     score_all,
     score_episode,
     score_shared,
     store_key,
     table,
+    values_of,
 )
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
@@ -43,6 +47,7 @@ class Experiment:
     title: str
     score: Callable[[Models, Preset, str, int, int, int], dict]  # of split, episode, seed, samples: every measure
     samples: int  # an episode, of ours
+    derived: Callable[[list[dict]], list[dict]]  # scored episodes with measures that follow from others
     rows: Callable[[list[dict]], list[dict]]  # of the table
     metric: str  # kept for each episode, compared when it is computed again; episodes are chosen by it
     best: str  # "largest" or "smallest"
@@ -57,6 +62,7 @@ EXPERIMENTS = {
         "Scene navigation",
         score_episode,
         MEAN_OF,
+        lambda lines: lines,
         table,
         metric="psnr_recall",
         best="largest",
@@ -72,6 +78,7 @@ EXPERIMENTS = {
         "Object grounding",
         score_grounding,
         SAMPLES,
+        with_best_of,
         lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines, "ours") + best_of_curve(lines, "ours_drawn"),
         metric="sd",
         best="smallest",
@@ -113,6 +120,7 @@ def run_experiment(
     samples = samples or experiment.samples
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     digests, lines = score_shared(_score, asked, episodes, workers)
+    lines = experiment.derived(lines)
     return {
         "task": task,
         "preset": preset.name,
@@ -126,6 +134,7 @@ def run_experiment(
         "inference_steps": preset.inference_steps,
         "rows": experiment.rows(lines),
         "gain": context_gain(lines, experiment.gain),
+        "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, lines), scenes_of(lines)),
         "per_episode": {
             method: [line["methods"][method][experiment.metric] for line in lines]
             for method, measures in lines[0]["methods"].items()

@@ -82,23 +82,41 @@ def paired_difference(first: np.ndarray, second: np.ndarray, scenes: np.ndarray,
 
 
 def paired_ratio(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of ``first`` over that of ``second`` (E,), over the episodes that have both, and its interval.
+    """``ratio_of_means`` over the episodes that have both values."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"expected the same episodes of both, got {first.shape} and {second.shape}: align them")
+    both = ~np.isnan(first + second)
+    return ratio_of_means(np.where(both, first, math.nan), np.where(both, second, math.nan), scenes, seed)
+
+
+def ratio_of_means(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:
+    """Mean of ``first`` over that of ``second`` (E,), each over the episodes that have it, and its interval.
 
     It is unknown (NaN) where the mean of ``second`` is not surely above zero.
     """
     first, second, scenes = (np.asarray(part, np.float64) for part in (first, second, scenes))
     if not first.shape == second.shape == scenes.shape:
         raise ValueError(f"expected the same episodes of both, got {first.shape} and {second.shape}: align them")
-    counted = ~np.isnan(first + second)
-    first, second, (names, index) = first[counted], second[counted], np.unique(scenes[counted], return_inverse=True)
+    counted = ~(np.isnan(first) & np.isnan(second))
+    names, index = np.unique(scenes[counted], return_inverse=True)
+    unknown = Interval(math.nan, math.nan, math.nan, int(counted.sum()))
     if len(names) < 2:
-        return Interval(math.nan, math.nan, math.nan, len(first))
-    over, under = np.bincount(index, first), np.bincount(index, second)
+        return unknown
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    if (drawn @ under).min() <= 0:  # a share of what may be nothing is no number
-        return Interval(math.nan, math.nan, math.nan, len(first))
-    low, high = np.quantile((drawn @ over) / (drawn @ under), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(first.sum() / second.sum()), float(low), float(high), len(first))
+    drawn = np.concatenate([np.ones((1, len(names))), drawn])  # first what was measured
+    with np.errstate(invalid="ignore", divide="ignore"):
+        over, under = (_means(drawn, values[counted], index) for values in (first, second))
+    if np.isnan(over + under).any() or under.min() <= 0:  # a share of what may be nothing is no number
+        return unknown
+    low, high = np.quantile((over / under)[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(over[0] / under[0]), float(low), float(high), unknown.n)
+
+
+def _means(drawn: np.ndarray, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The mean of ``values`` (E,) for each draw (D, S) of scenes; ``index`` (E,) tells whose they are; NaN of none."""
+    known = ~np.isnan(values)
+    return (drawn @ np.bincount(index, np.where(known, values, 0.0))) / (drawn @ np.bincount(index, known))
 
 
 def make_row(

@@ -20,6 +20,7 @@ import numpy as np
 
 from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.navigation import score_all, store_key
 from v4s_lib.evaluation.results import RESULTS, save_results
 from v4s_lib.evaluation.statistics import bootstrap, make_row
@@ -130,9 +131,10 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
                 f"expected {one['arm']} and {other['arm']} to start from the same weights with every seed, "
                 "got several: train all from one --init"
             )
-        if (one["preset"], one["seed"]) != (other["preset"], other["seed"]):
+        if any(one.get(fact) != other.get(fact) for fact in ("preset", "seed", "precision")):
             raise ValueError(
-                f"expected {one['arm']} and {other['arm']} scored at one scale with one seed, got two: score both again"
+                f"expected {one['arm']} and {other['arm']} trained in one precision, and scored at one scale with one "
+                "seed, got two: train or score both again"
             )
     scenes = np.tile(np.arange(first["episodes"]), len(pairs))
     rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
@@ -150,7 +152,9 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     starts = {name: first[name] for name in ("start", "sight_sha256")} | {"weights": weights, "targets_seen": targets}
-    return {**shared, **starts, "rows": rows, "gain": gain}
+    asked = f"arms/{first['arm']}-{first['measure']}"
+    ratio = asked_ratios(asked, lambda method, metric: metric_columns(pairs, metric).get(method), scenes)
+    return {**shared, **starts, "rows": rows, "gain": gain, "ratio": ratio}
 
 
 def stored_results(folder: Path, measure: str, split: str, episodes: int) -> dict[str, list[dict[str, Any]]]:
