@@ -1,4 +1,4 @@
-"""A sample of the figures that ship, computed again with the weights that ship; ``make reproduce`` does more of them."""
+"""A sample of the figures that ship, computed again with the weights that ship; ``make reproduce`` does more."""
 
 import json
 

@@ -5,6 +5,8 @@ scored live, and must agree with what is stored. Pages, pictures and tables go t
 """
 
 import argparse
+import json
+import re
 import sys
 import time
 from html import escape
@@ -15,6 +17,7 @@ import numpy as np
 
 from v4s_lib.command import command
 from v4s_lib.data.grounding import grounding_episode
+from v4s_lib.evaluation.experiments import FOLDER
 from v4s_lib.evaluation.grounding import sample_grounding
 from v4s_lib.evaluation.ledger import ledger_table, read_ledger
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips, episode_seed
@@ -24,11 +27,13 @@ from v4s_lib.evaluation.results import (
     has_results,
     load_models,
     load_results,
+    markdown_table,
     run_experiment,
     save_results,
     tables,
     task_digests,
 )
+from v4s_lib.evaluation.trained import arms_table
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
@@ -73,6 +78,7 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         ledger = ledger_table(read_ledger())
         (out / "ledger.md").write_text(f"{ledger}\n")
         sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}")
+        sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in other_tables().items()]
     title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
     (out / "index.html").write_text(f"{title}<style>{STYLE}</style>{''.join(sections)}\n")
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
@@ -165,11 +171,28 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
     )
 
 
+def other_tables() -> dict[str, str]:
+    """Every other measurement that is stored and that claims rest on: heading and table in Markdown."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    found = {f"Experiment: {name}": content for name, content in found.items() if "arm" not in content}
+    if has_results("sfm_splat_32x48"):
+        found["Structure from motion, then a splat, 48×32"] = load_results("sfm_splat_32x48")
+    drawn = {
+        heading: markdown_table(content, list(dict.fromkeys(row["metric"] for row in content["rows"])))
+        for heading, content in found.items()
+    }
+    return drawn | {"Arms: short trainings that differ in one thing": arms_table()}
+
+
 def html_table(markdown: str) -> str:
     """A Markdown table as HTML."""
     rows = [line.strip("|").split("|") for line in markdown.splitlines() if not line.startswith("|---")]
-    cells = ["".join(f"<{tag}>{escape(cell.strip(' *'))}</{tag}>" for cell in row) for tag, row in _tagged(rows)]
+    cells = ["".join(f"<{tag}>{_html(cell.strip(' *'))}</{tag}>" for cell in row) for tag, row in _tagged(rows)]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
+
+
+def _html(cell: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(cell))
 
 
 def _tagged(rows: list[list[str]]) -> list[tuple[str, list[str]]]:
