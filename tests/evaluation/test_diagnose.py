@@ -9,7 +9,15 @@ from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.targets import middle
 from v4s_lib.evaluation.baselines import posed
-from v4s_lib.evaluation.diagnose import _off, diagnose_navigation, diagnose_plan, main, measure_plan, predict, unheard
+from v4s_lib.evaluation.diagnose import (
+    degrees_off,
+    diagnose_navigation,
+    diagnose_plan,
+    main,
+    measure_plan,
+    predict,
+    unheard,
+)
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -69,14 +77,14 @@ def test_unheard_the_context_is_attended_to_by_no_block(pipeline):
 def test_a_plan_is_measured_against_the_object(pipeline):
     """A plan that ends half a turn from the start is off by what the start's back is; one that stays by what it is."""
     episode = grounding_episode("validation", 1, SMOKE.task)
-    off = _off(episode.target_c2w[0], middle(episode.item))
+    off = degrees_off(episode.target_c2w[0], middle(episode.item))
     assert off > 45  # the start frame does not show it
     for last, expected in ((torch.eye(4), off), (torch.diag(torch.tensor([-1.0, 1, -1, 1])), 180 - off)):
         measures = measure_plan(last, episode)
         assert measures["start frame off the object (deg)"] == pytest.approx(off)
         assert measures["plan, last frame off the object (deg)"] == pytest.approx(expected, abs=1e-2)
-    assert _off(torch.eye(4), torch.tensor([0.0, 0, 3])) == pytest.approx(0, abs=1e-3)
-    assert _off(torch.eye(4), torch.tensor([2.0, 0, 2])) == pytest.approx(45, abs=1e-3)
+    assert degrees_off(torch.eye(4), torch.tensor([0.0, 0, 3])) == pytest.approx(0, abs=1e-3)
+    assert degrees_off(torch.eye(4), torch.tensor([2.0, 0, 2])) == pytest.approx(45, abs=1e-3)
 
 
 def test_the_plan_that_is_measured_is_the_pipelines(pipeline):

@@ -14,7 +14,6 @@ from v4s_lib.evaluation.grounding import (
     chance,
     sample_grounding,
     shown_best,
-    with_best_of,
 )
 from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
@@ -64,9 +63,7 @@ def test_the_best_of_one_is_the_mean_and_of_all_is_whether_any_passed():
         {"episode": index, "methods": {"ours": {"passed": passed, "samples": 4}}}
         for index, passed in enumerate((0, 1, 4))
     ]
-    assert [row["mean"] for row in best_of_curve(with_best_of(lines), "ours")] == pytest.approx(
-        [5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3]
-    )
+    assert [row["mean"] for row in best_of_curve(lines, "ours")] == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
 
 
 def test_report_is_written_and_figures_that_differ_are_refused(scored, scored_once, tmp_path, monkeypatch):

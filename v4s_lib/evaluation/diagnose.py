@@ -44,15 +44,18 @@ def predict(
     preset: Preset,
     told: bool = False,
     with_context: bool = True,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """The clip (F, H, W, 3) that is predicted from pure noise in one step, and the poses behind it.
+
+    The same ``seed`` draws the same context as in the pipeline.
 
     Returns:
         ``clip``; ``frames``, numbers of the context's; ``context`` and ``target``, poses (P, 4, 4, 4) and (T, 4, 4, 4)
         relative to the last context frame, of ``target`` with sight the start latent's alone; ``to_axes`` (4, 4), which
         brings the room's poses there.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     codec, model = pipeline.codec, pipeline.transformer
     latents = (len(episode.scan.rgb) - 1) // 4 + 1
     index = sample_context(latents, preset.task.context_latents, generator)
@@ -126,12 +129,12 @@ def measure_plan(last: Tensor, episode: GroundingEpisode) -> dict[str, float]:
     """Degrees off the object of a plan's last frame (4, 4), in the start frame's axes, and of the start frame."""
     start, goal = episode.target_c2w[0], middle(episode.item)
     return {
-        "plan, last frame off the object (deg)": _off(start @ last, goal),
-        "start frame off the object (deg)": _off(start, goal),
+        "plan, last frame off the object (deg)": degrees_off(start @ last, goal),
+        "start frame off the object (deg)": degrees_off(start, goal),
     }
 
 
-def _off(c2w: Tensor, goal: Tensor) -> float:
+def degrees_off(c2w: Tensor, goal: Tensor) -> float:
     """Angle in degrees between a camera's (4, 4) viewing direction and a point (3,)."""
     way = torch.nn.functional.normalize(goal - c2w[:3, 3], dim=0)
     return math.degrees(math.acos(float((way @ c2w[:3, 2]).clamp(-1, 1))))

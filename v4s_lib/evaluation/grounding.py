@@ -223,6 +223,7 @@ def box_measures(clip: Tensor, last: int, mask: Tensor) -> dict[str, float]:
 
 def best_of_curve(lines: list[dict], method: str) -> list[dict]:
     """Rows of the share of episodes in which one of k samples passes, k = 1 .. the number of samples."""
+    lines = with_best_of(lines)
     samples = lines[0]["methods"][method]["samples"]
     names = [f"if_sd02_best_of_{k}" for k in range(1, samples + 1)]
     return [make_row(method, name, "1", values_of(lines, method, name), scenes_of(lines)).to_json() for name in names]

@@ -47,7 +47,7 @@ class Experiment:
     title: str
     score: Callable[[Models, Preset, str, int, int, int], dict]  # of split, episode, seed, samples: every measure
     samples: int  # an episode, of ours
-    derived: Callable[[list[dict]], list[dict]]  # scored episodes with measures that follow from others
+    derived: Callable[[list[dict]], list[dict]]  # episodes with what follows from their measures, for ratios
     rows: Callable[[list[dict]], list[dict]]  # of the table
     metric: str  # kept for each episode, compared when it is computed again; episodes are chosen by it
     best: str  # "largest" or "smallest"
@@ -120,7 +120,6 @@ def run_experiment(
     samples = samples or experiment.samples
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     digests, lines = score_shared(_score, asked, episodes, workers)
-    lines = experiment.derived(lines)
     return {
         "task": task,
         "preset": preset.name,
@@ -134,7 +133,7 @@ def run_experiment(
         "inference_steps": preset.inference_steps,
         "rows": experiment.rows(lines),
         "gain": context_gain(lines, experiment.gain),
-        "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, lines), scenes_of(lines)),
+        "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, experiment.derived(lines)), scenes_of(lines)),
         "per_episode": {
             method: [line["methods"][method][experiment.metric] for line in lines]
             for method, measures in lines[0]["methods"].items()
