@@ -1,6 +1,7 @@
 """Results with their provenance: what was scored, with which weights, from which commit."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -139,7 +140,14 @@ def run_experiment(
             for method, measures in lines[0]["methods"].items()
             if experiment.metric in measures
         },
+        "per_episode_ours": {metric: _each(lines, metric) for metric in lines[0]["methods"]["ours"]},
     }
+
+
+def _each(lines: list[dict], metric: str) -> list[float | None]:
+    """Ours in each scored episode; None where it has no value, since JSON has no NaN."""
+    values = [line["methods"]["ours"].get(metric, math.nan) for line in lines]
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _score(
