@@ -153,7 +153,7 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
         gain = gain if seed is None else gain["by_seed"][seed]
         end = check.get("end")
         what, value = check["pair"] + (f", {end} end" if end else ""), gain[end or "mean"]
-        interval = None if end else (gain["low"], gain["high"])
+        interval = gain["low"], gain["high"]
     else:
         row = results.find_row(found, check["method"], check["metric"])
         what, value, interval = f"{check['metric']} of {check['method']}", row["mean"], (row["low"], row["high"])
