@@ -45,6 +45,14 @@ def test_context_frames_that_are_moved_are_misplaced(placed):
     assert cause.startswith("context frames are misplaced") and "25% of" in cause
 
 
+def test_one_bad_frame_accuses_no_other(placed):
+    episode, found = placed
+    context = found["context"].clone()
+    context[-1, -1] = context[-1, -1] @ TURN
+    cause = navigation_cause(found | {"context": context}, episode)
+    assert cause.startswith("places are right") and "0.00 m off, 6% of" in cause
+
+
 def facing(goal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """The pose (4, 4) at ``place`` that has ``goal`` in its middle."""
     x, y, z = goal - place

@@ -8,9 +8,9 @@ import torch
 from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.targets import middle
+from v4s_lib.data.windows import grouped_frames
 from v4s_lib.evaluation.baselines import posed
 from v4s_lib.evaluation.diagnose import (
-    degrees_off,
     diagnose_navigation,
     diagnose_plan,
     main,
@@ -21,7 +21,7 @@ from v4s_lib.evaluation.diagnose import (
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import load_pipeline
-from v4s_lib.worlds.cameras import turning
+from v4s_lib.worlds.cameras import degrees_off, turning
 
 SMOKE = get_preset("smoke")
 
@@ -55,6 +55,19 @@ def test_shapes_and_the_start_frame(pipeline):
     assert found["context"].shape == (4, 4, 4, 4) and found["target"].shape == (4, 4, 4, 4)
     last = found["to_axes"] @ episode.scan_c2w[found["frames"][-1, -1]]
     torch.testing.assert_close(last, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_a_seed_draws_the_context_that_the_pipeline_draws(pipeline):
+    episode = navigation_episode("validation", 0, SMOKE.task)
+    output = pipeline(
+        episode.scan.rgb,
+        episode.target.rgb[:1],
+        episode.target_c2w[None],
+        num_context_latents=SMOKE.task.context_latents,
+        num_inference_steps=1,
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert torch.equal(predict(pipeline, episode, SMOKE, seed=3)["frames"], grouped_frames(output.context_index))
 
 
 def test_unheard_the_context_is_attended_to_by_no_block(pipeline):

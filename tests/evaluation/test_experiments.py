@@ -165,5 +165,11 @@ def test_arms_are_summarised_for_the_ledger():
     both = experiments.summarise([{**result, "experiment": "worlds"} for result in results + again])
     kept = {row["method"]: row["mean"] for row in both["rows"] if row.get("metric") == "retention"}
     assert kept == pytest.approx({"c": 0.75, "a2": 1.0, "c2": 0.75})
+    asked = "navigation_accuracy of 25 latents / 3 latents"  # by claim C8
+    shares = {"25 latents": [1.0, 0.5, 1.0], "3 latents": [0.5, 0.25, 0.5]}
+    lengths = [{**stored(name, list(rooms)), **shared, "experiment": "context"} for name in shares]
+    for result, each in zip(lengths, shares.values(), strict=True):
+        result["per_episode"]["navigation_accuracy"] = each
+    assert experiments.summarise(lengths)["ratio"][asked]["mean"] == pytest.approx(2)
     plain = experiments.summarise([{**result, "experiment": "guidance"} for result in results[:2]])
     assert len(plain["rows"]) == 2 and list(plain["gain"]) == ["b - a"]

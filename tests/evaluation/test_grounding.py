@@ -48,6 +48,10 @@ def test_every_method_is_judged_by_every_judge(scored):
     assert [(row["method"], row["metric"]) for row in scored["rows"] if "best_of" in row["metric"]] == [
         (method, f"if_sd02_best_of_{k}") for method in ("ours", "ours_drawn") for k in range(1, 6)
     ]
+    assert (
+        scored["per_episode_ours"]["sd"] == scored["per_episode"]["ours"] and scored["ratio"] == {}
+    )  # smoke: no claim
+    assert all(0 <= share <= 1 for share in scored["per_episode_ours"]["if_sd02"])
     found = {row["method"]: row["mean"] for row in scored["rows"] if row["metric"] == "sd"}
     assert found["ground_truth"] < min(found[name] for name in ("ours", "no_context"))
 

@@ -171,7 +171,7 @@ def test_a_model_with_sight_turns_and_goes_nearer_and_stands_still_in_the_tail(m
     path = pipeline(**inputs | SOUGHT | {"num_frames": 13}).camera_path
     frames = path.flatten(1, 2)[:, 3:]
     gone = frames[..., :3, 3].norm(dim=-1)
-    assert (gone.diff(dim=1)[:, : 11 - 4 * tail] > 0).all() and (gone <= way.NEARER + 1e-5).all()
+    assert (gone.diff(dim=1)[:, : 11 - 4 * tail] > 0).all() and (gone <= way.APPROACH + 1e-5).all()
     torch.testing.assert_close(gone[:, 12 - 4 * tail :], gone[:, -1:].expand(-1, 1 + 4 * tail), **CLOSE)
     steps = rotation_angle(frames[:, 1:], frames[:, :-1])
     moving = 12 - 4 * tail

@@ -7,9 +7,8 @@ from v4s_lib.data.grounding import GroundingEpisode
 from v4s_lib.data.navigation import NavigationEpisode
 from v4s_lib.data.rooms import RoomTask, render_one
 from v4s_lib.data.targets import middle
-from v4s_lib.evaluation.diagnose import degrees_off
 from v4s_lib.evaluation.following import MAX_ROTATION, MAX_TRANSLATION
-from v4s_lib.worlds.cameras import rotation_angle, translation_distance
+from v4s_lib.worlds.cameras import degrees_off, inverse, rotation_angle, translation_distance
 
 MISPLACED = 0.1  # of the context's frames; our choice
 AIMED_AT = 10.0  # degrees between the viewing direction and an object's middle; our choice
@@ -22,18 +21,28 @@ def navigation_cause(found: dict[str, Tensor], episode: NavigationEpisode) -> st
         found: what ``diagnose.predict`` returns of a model with sight.
         episode: the room's truth.
     """
-    context = found["to_axes"] @ episode.scan_c2w[found["frames"]].flatten(0, 1)
-    start = (found["to_axes"] @ episode.target_c2w[0])[None]
-    turned, away = rotation_angle(found["target"][:1, -1], start), translation_distance(found["target"][:1, -1], start)
-    frames = found["context"].flatten(0, 1)
-    lost = (rotation_angle(frames, context) > MAX_ROTATION) | (translation_distance(frames, context) > MAX_TRANSLATION)
-    share = lost.float().mean().item()
-    facts = f"start frame {turned.item():.1f}° and {away.item():.2f} m off, {share:.0%} of the context's frames astray"
+    frames, context = found["context"].flatten(0, 1), episode.scan_c2w[found["frames"].flatten()]
+    astray = _astray(inverse(frames)[:, None] @ frames, inverse(context)[:, None] @ context)
+    anchor, astray = _majority(astray)
+    start, truth = inverse(frames[anchor]) @ found["target"][0, -1], inverse(context[anchor]) @ episode.target_c2w[0]
+    turned, away = rotation_angle(start, truth).item(), translation_distance(start, truth).item()
+    facts = f"start frame {turned:.1f}° and {away:.2f} m off, {astray:.0%} of the context's frames astray"
+    if astray > MISPLACED:
+        return f"context frames are misplaced ({facts})"
     if turned > MAX_ROTATION or away > MAX_TRANSLATION:
         return f"the start frame is misplaced ({facts})"
-    if share > MISPLACED:
-        return f"context frames are misplaced ({facts})"
     return f"places are right: depths or drawing are not ({facts})"
+
+
+def _astray(poses: Tensor, truth: Tensor) -> Tensor:
+    """Which poses (..., 4, 4) are farther off than a path that is followed may be."""
+    return (rotation_angle(poses, truth) > MAX_ROTATION) | (translation_distance(poses, truth) > MAX_TRANSLATION)
+
+
+def _majority(astray: Tensor) -> tuple[int, float]:
+    """The frame from which the fewest of (N, N) are astray, and their share: one bad frame accuses no other."""
+    shares = astray.float().mean(dim=1)
+    return int(shares.argmin()), shares.min().item()
 
 
 def grounding_cause(end: Tensor, frames: Tensor, episode: GroundingEpisode, task: RoomTask) -> str:

@@ -32,8 +32,9 @@ def sides(check: dict[str, Any]) -> tuple[tuple[str, str], tuple[str, str]] | No
 
 
 def ratio_name(one: tuple[str, str], other: tuple[str, str]) -> str:
-    """What a ratio of two methods, or of two measures of one, is called."""
-    return f"{one[1]} of {one[0]} / {other[1] if one[0] == other[0] else other[0]}"
+    """What the ratio of two methods' measures is called; what they share is named once."""
+    under = other[1] if one[0] == other[0] else other[0] if one[1] == other[1] else f"{other[1]} of {other[0]}"
+    return f"{one[1]} of {one[0]} / {under}"
 
 
 def asked_ratios(

@@ -7,7 +7,6 @@ works out: where the context and the start frame are, and how far the path that 
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,7 +34,7 @@ from v4s_lib.model.text import tokenize
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
-from v4s_lib.worlds.cameras import inverse, rotation_angle, translation_distance
+from v4s_lib.worlds.cameras import degrees_off, inverse, rotation_angle, translation_distance
 
 
 def predict(
@@ -132,12 +131,6 @@ def measure_plan(last: Tensor, episode: GroundingEpisode) -> dict[str, float]:
         "plan, last frame off the object (deg)": degrees_off(start @ last, goal),
         "start frame off the object (deg)": degrees_off(start, goal),
     }
-
-
-def degrees_off(c2w: Tensor, goal: Tensor) -> float:
-    """Angle in degrees between a camera's (4, 4) viewing direction and a point (3,)."""
-    way = torch.nn.functional.normalize(goal - c2w[:3, 3], dim=0)
-    return math.degrees(math.acos(float((way @ c2w[:3, 2]).clamp(-1, 1))))
 
 
 @command("run the same command again")

@@ -5,7 +5,6 @@ scored live, and must agree with what is stored. Pages, pictures and tables go t
 """
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -17,9 +16,10 @@ import numpy as np
 
 from v4s_lib.command import command
 from v4s_lib.data.grounding import grounding_episode
+from v4s_lib.evaluation.evidence import is_earlier, stored
 from v4s_lib.evaluation.experiments import FOLDER
 from v4s_lib.evaluation.grounding import sample_grounding
-from v4s_lib.evaluation.ledger import ledger_table, read_ledger
+from v4s_lib.evaluation.ledger import EARLIER, ledger_table, read_ledger
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips, episode_seed
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
@@ -172,9 +172,13 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
 
 
 def other_tables() -> dict[str, str]:
-    """Every other measurement that is stored and that claims rest on: heading and table in Markdown."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-    found = {f"Experiment: {name}": content for name, content in found.items() if "arm" not in content}
+    """The stored experiments, the classical baseline and the arms: heading and table in Markdown."""
+    found = {path.stem: stored(path.stem, FOLDER) for path in sorted(FOLDER.glob("*.json"))}
+    found = {
+        f"Experiment: {name}{EARLIER if is_earlier(content) else ''}": content
+        for name, content in found.items()
+        if "arm" not in content
+    }
     if has_results("sfm_splat_32x48"):
         found["Structure from motion, then a splat, 48×32"] = load_results("sfm_splat_32x48")
     drawn = {

@@ -103,7 +103,7 @@ def run_experiment(
     samples: int | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Score a preset; the keys are those of DESIGN §8, with ``gain`` for the paired differences.
+    """Score a preset; keys as in DESIGN §8, ``gain`` of paired differences and ``ratio`` of what claims ask.
 
     Args:
         task: "navigation" or "grounding".
@@ -136,17 +136,17 @@ def run_experiment(
         "gain": context_gain(lines, experiment.gain),
         "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, experiment.derived(lines)), scenes_of(lines)),
         "per_episode": {
-            method: [line["methods"][method][experiment.metric] for line in lines]
+            method: _each(lines, method, experiment.metric)
             for method, measures in lines[0]["methods"].items()
             if experiment.metric in measures
         },
-        "per_episode_ours": {metric: _each(lines, metric) for metric in lines[0]["methods"]["ours"]},
+        "per_episode_ours": {metric: _each(lines, "ours", metric) for metric in lines[0]["methods"]["ours"]},
     }
 
 
-def _each(lines: list[dict], metric: str) -> list[float | None]:
-    """Ours in each scored episode; None where it has no value, since JSON has no NaN."""
-    values = [line["methods"]["ours"].get(metric, math.nan) for line in lines]
+def _each(lines: list[dict], method: str, metric: str) -> list[float | None]:
+    """A measure of each scored episode; None where it has no value, since JSON has no NaN."""
+    values = [line["methods"][method].get(metric, math.nan) for line in lines]
     return [None if math.isnan(value) else value for value in values]
 
 

@@ -67,9 +67,7 @@ def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval
     mean = float(values.mean())
     if len(names) < 2:
         return Interval(mean, math.nan, math.nan, len(values))
-    total, count = np.bincount(index, values), np.bincount(index)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    low, high = np.quantile(drawn @ total / (drawn @ count), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = _ends(_means(_draws(len(names), seed), values, index))
     return Interval(mean, float(low), float(high), len(values))
 
 
@@ -95,7 +93,7 @@ def ratio_of_means(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, se
 
     It is unknown (NaN) where the mean of ``second`` is not surely above zero.
     """
-    first, second, scenes = (np.asarray(part, np.float64) for part in (first, second, scenes))
+    first, second, scenes = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(scenes)
     if not first.shape == second.shape == scenes.shape:
         raise ValueError(f"expected the same episodes of both, got {first.shape} and {second.shape}: align them")
     counted = ~(np.isnan(first) & np.isnan(second))
@@ -103,14 +101,23 @@ def ratio_of_means(first: np.ndarray, second: np.ndarray, scenes: np.ndarray, se
     unknown = Interval(math.nan, math.nan, math.nan, int(counted.sum()))
     if len(names) < 2:
         return unknown
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    drawn = np.concatenate([np.ones((1, len(names))), drawn])  # first what was measured
+    drawn = np.concatenate([np.ones((1, len(names))), _draws(len(names), seed)])  # first what was measured
     with np.errstate(invalid="ignore", divide="ignore"):
         over, under = (_means(drawn, values[counted], index) for values in (first, second))
     if np.isnan(over + under).any() or under.min() <= 0:  # a share of what may be nothing is no number
         return unknown
-    low, high = np.quantile((over / under)[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = _ends((over / under)[1:])
     return Interval(float(over[0] / under[0]), float(low), float(high), unknown.n)
+
+
+def _draws(scenes: int, seed: int) -> np.ndarray:
+    """How often each of S scenes is in each of the bootstrap's draws (D, S)."""
+    return np.random.default_rng(seed).multinomial(scenes, np.full(scenes, 1 / scenes), RESAMPLES)
+
+
+def _ends(drawn: np.ndarray) -> np.ndarray:
+    """Both ends of the interval over the draws' values (D,)."""
+    return np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 
 
 def _means(drawn: np.ndarray, values: np.ndarray, index: np.ndarray) -> np.ndarray:

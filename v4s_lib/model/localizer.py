@@ -143,7 +143,7 @@ def turn_to(start: Tensor, place: Tensor, down: Tensor, frames: int, nearer: flo
         place: (B, 3) in the same axes.
         down: (B, 3) of unit length, where things fall, see ``fall``.
         frames: of the path.
-        nearer: metres that it goes level towards the place as it turns, and no further than ``KEPT`` from it.
+        nearer: metres that it goes level towards the place as it turns, but no nearer to it than ``KEPT``.
     """
     with torch.autocast(start.device.type, enabled=False):
         time = torch.linspace(0, 1, frames + 1, device=start.device)[1:]

@@ -128,7 +128,7 @@ def _equations(
     normal = torch.zeros(rooms * count * count, 6, 6, device=poses.device)
     slope = torch.zeros(rooms * count, 6, device=poses.device)
     (local, own, shown), stand = frames, poses.flatten(0, 1)
-    most = max(1, AT_ONCE[poses.device.type] // local.shape[2])
+    most = max(1, AT_ONCE.get(poses.device.type, AT_ONCE["cuda"]) // local.shape[2])
     for a, b in zip(one.split(most), other.split(most), strict=True):
         jacobian, apart = _compare(stand[a], stand[b], local[a], own[a], shown[b], camera, different)
         both = _other_too(stand[a], stand[b])  # E 6 12

@@ -15,9 +15,9 @@ from v4s_lib.model.places import compare, pair_start, place_context, place_start
 from v4s_lib.model.pose import c2w_12, ray_map, ray_rotary
 from v4s_lib.model.sight import Seen
 from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.paths import APPROACH
 
 SURE = 1e-3  # how sure a finder is at least that there is what words name, if they name something; our choice
-NEARER = 0.6  # metres that a plan goes towards what is named, as the paths do that teach to draw (worlds/paths.py)
 NAMED_ENOUGH = 0.1  # of the most named pixel, for something to be found at all; our choice
 
 
@@ -145,7 +145,7 @@ class WayMixin:
         down = cache.frames.down.repeat_interleave(len(named) // len(cache.frames.down), dim=0)
         place = named_place(found, cache.frames.points(self.sight, len(named)))
         moving = max(1, way.shape[1] - 1 - tail)
-        turned = turn_to(way[:, 0, -1], place, down, FRAMES * moving, NEARER).unflatten(1, (moving, FRAMES))
+        turned = turn_to(way[:, 0, -1], place, down, FRAMES * moving, APPROACH).unflatten(1, (moving, FRAMES))
         still = turned[:, -1:, -1:].expand(-1, way.shape[1] - 1 - moving, FRAMES, -1, -1)
         turned = torch.cat([way[:, :1], turned, still], dim=1)
         return torch.where(named[:, None, None, None, None], turned, way)

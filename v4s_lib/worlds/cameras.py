@@ -107,6 +107,12 @@ def to_room(points: Tensor, c2w: Tensor) -> Tensor:
     return points @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
 
 
+def degrees_off(c2w: Tensor, goal: Tensor) -> float:
+    """Angle in degrees between a camera's (4, 4) viewing direction and the way to a point (3,)."""
+    way = torch.nn.functional.normalize(goal - c2w[:3, 3], dim=0)
+    return math.degrees(math.acos(float((way @ c2w[:3, 2]).clamp(-1, 1))))
+
+
 def rotation_angle(first: Tensor, second: Tensor) -> Tensor:
     """Angle in degrees (...) between the rotations of two batches of c2w (..., 4, 4); precise near 0 and 180."""
     difference = (first[..., :3, :3] - second[..., :3, :3]).flatten(-2).norm(dim=-1)
