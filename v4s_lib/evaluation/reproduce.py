@@ -37,7 +37,10 @@ from v4s_lib.evaluation.trained import arms_table
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
-STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto} td,th{padding:.2em .8em;text-align:right}"
+STYLE = (
+    "body{font:16px sans-serif;max-width:90em;margin:2em auto} "
+    "td,th{padding:.2em .8em;text-align:left;vertical-align:top}"
+)
 
 
 @command("the report is not complete; run the same command again")
