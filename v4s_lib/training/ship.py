@@ -136,11 +136,12 @@ def write_manifest(preset: str) -> Path:
     ours = root / "ours" / "run.json"
     facts = json.loads(ours.read_text()) if ours.is_file() else {"seed": 0}
     seed, earlier = facts["seed"], len(facts.get("earlier_stages", []))
+    found = " --find --init WEIGHTS" if earlier and facts.get("find_steps") == facts["steps"] else ""  # the finder alone
     files = [path for variant in VARIANTS for path in sorted((root / variant).rglob("*")) if path.is_file()]
     return save_shipped(
         f"weights_{preset}",
         f"Weights of the {preset} preset: ours, and the first-frame-only baseline where it is trained",
-        f"python -m v4s_lib.training --preset {preset} --seed {seed}; "
+        f"python -m v4s_lib.training --preset {preset}{found} --seed {seed}; "
         f"python -m v4s_lib.training.ship runs/{preset}-seed{seed}"
         + (f", after {earlier} earlier stages: see the README beside the weights" if earlier else ""),
         files,
