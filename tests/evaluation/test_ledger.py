@@ -74,7 +74,6 @@ def test_a_check_is_its_figure_against_its_bar(folder, fields, value, holds):
 
 
 def test_a_ratio_has_its_interval_where_it_is_stored(folder):
-    """Ratios of ratios' means and of means differ; the stored one is of means, over the same rooms."""
     asked = check(method="none", metric="score", over="ours", at_most=0.5)
     assert evaluate(asked, folder).interval is None
     results = json.loads((folder / "some.json").read_text())
@@ -85,7 +84,7 @@ def test_a_ratio_has_its_interval_where_it_is_stored(folder):
 
 
 def test_ratios_that_claims_ask_for_are_stored_with_the_results():
-    """C8 asks for the accuracy of 25 latents over that of 3, C9 for the SD of ours over the splat's."""
+    """C8 asks for the accuracy of 25 latents over that of 3; what results lack is left out."""
     arms = {"25 latents": [1.0, 0.5, 1.0], "3 latents": [0.5, 0.25, 0.5], "12 latents": [1.0, 1.0, 1.0]}
     found = asked_ratios("experiments/context", lambda method, _: np.array(arms[method]), np.arange(3))
     assert found == {"navigation_accuracy of 25 latents / 3 latents": {"mean": 2.0, "low": 2.0, "high": 2.0, "n": 3}}

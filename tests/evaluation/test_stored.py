@@ -1,11 +1,9 @@
 """A sample of the figures that ship, computed again with the weights that ship; ``make reproduce`` does more."""
 
-import json
-
 import pytest
 
 from v4s_lib.evaluation.arms import EXPERIMENTS as WAYS
-from v4s_lib.evaluation.evidence import is_earlier
+from v4s_lib.evaluation.evidence import is_earlier, stored
 from v4s_lib.evaluation.experiments import FOLDER, file_name, score_arm
 from v4s_lib.evaluation.reproduce import check_weights, compare
 from v4s_lib.evaluation.results import EXPERIMENTS, Models, load_models, load_results
@@ -39,7 +37,7 @@ def test_a_room_of_each_table_has_its_stored_figures(models, task):
 )
 def test_a_room_of_each_experiment_has_its_stored_figures(models, experiment, name):
     arm = next(arm for arm in WAYS[experiment] if arm.name == name)
-    found = json.loads((FOLDER / f"{file_name(experiment, arm)}.json").read_text())
+    found = stored(file_name(experiment, arm), FOLDER)
     if is_earlier(found):
         pytest.skip("these figures are of weights that do not ship any more, as the ledger says")
     scores = score_arm(models.ours, SMALL, arm, found["split"], ROOM, found["seed"])
