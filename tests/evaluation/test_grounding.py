@@ -8,7 +8,7 @@ import torch
 from v4s_lib.data.grounding import grounding_episode, is_distracted
 from v4s_lib.evaluation import reproduce, results
 from v4s_lib.evaluation.calibrate import calibrate, frames_to_tell
-from v4s_lib.evaluation.grounding import best_of_curve, by_novelty, chance, sample_grounding, shown_best
+from v4s_lib.evaluation.grounding import best_of_measures, by_novelty, chance, sample_grounding, shown_best
 from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.model.box_drawer import BoxDrawer
@@ -56,11 +56,9 @@ def test_chance_is_one_of_the_rooms_objects():
 
 
 def test_the_best_of_one_is_the_mean_and_of_all_is_whether_any_passed():
-    lines = [
-        {"episode": index, "methods": {"ours": {"passed": passed, "samples": 4}}}
-        for index, passed in enumerate((0, 1, 4))
-    ]
-    assert [row["mean"] for row in best_of_curve(lines, "ours")] == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
+    found = [best_of_measures(passed, 4) for passed in (0, 1, 4)]
+    means = [sum(each) / 3 for each in zip(*(measures.values() for measures in found), strict=True)]
+    assert means == pytest.approx([5 / 12, 1.5 / 3, 1.75 / 3, 2 / 3])
 
 
 def test_report_is_written_and_figures_that_differ_are_refused(scored, scored_once, tmp_path, monkeypatch):

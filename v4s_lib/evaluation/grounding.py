@@ -22,9 +22,8 @@ from v4s_lib.evaluation.judges import (
     read_box,
     spatial_distance,
 )
-from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed, scenes_of, values_of
+from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_seed
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
-from v4s_lib.evaluation.statistics import make_row
 from v4s_lib.model.pipeline import Video4SpatialOutput, Video4SpatialPipeline
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset
@@ -47,6 +46,7 @@ UNITS = {
     "box": "1",
     "box_overlap": "1",
     "object_shown": "1",  # whether the frames drawn as context show the object at all
+    **{f"if_sd02_best_of_{k}": "1" for k in range(1, SAMPLES + 1)},  # whether one of k samples passes
 }
 
 
@@ -206,7 +206,14 @@ def judge_clips(
         scores[name] = {key: _mean([verdict[key] for verdict in verdicts]) for key in verdicts[0]}
         scores[name]["passed"] = int(sum(verdict["if_sd02"] for verdict in verdicts))
         scores[name]["samples"] = len(verdicts)
+        if len(verdicts) > 1:
+            scores[name] |= best_of_measures(scores[name]["passed"], len(verdicts))
     return scores
+
+
+def best_of_measures(passed: int, samples: int) -> dict[str, float]:
+    """The chance that one of k samples passes, of which ``passed`` do, for every k of ``UNITS`` that there are."""
+    return {f"if_sd02_best_of_{k}": best_of(passed, samples, k) for k in range(1, min(samples, SAMPLES) + 1)}
 
 
 def box_measures(clip: Tensor, last: int, mask: Tensor) -> dict[str, float]:
@@ -219,27 +226,6 @@ def box_measures(clip: Tensor, last: int, mask: Tensor) -> dict[str, float]:
     if box is None:
         return {"box": 0.0, "box_overlap": math.nan}
     return {"box": 1.0, "box_overlap": box_overlap(box, mask_box(mask)) if mask.any() else math.nan}
-
-
-def best_of_curve(lines: list[dict], method: str) -> list[dict]:
-    """Rows of the share of episodes in which one of k samples passes, k = 1 .. the number of samples."""
-    lines = with_best_of(lines)
-    samples = lines[0]["methods"][method]["samples"]
-    names = [f"if_sd02_best_of_{k}" for k in range(1, samples + 1)]
-    return [make_row(method, name, "1", values_of(lines, method, name), scenes_of(lines)).to_json() for name in names]
-
-
-def with_best_of(lines: list[dict]) -> list[dict]:
-    """Scored episodes with the chance that one of k samples passes, k = 1 .. the number of samples."""
-
-    def more(measures: dict) -> dict:
-        passed, samples = measures["passed"], measures["samples"]
-        return measures | {f"if_sd02_best_of_{k}": best_of(passed, samples, k) for k in range(1, samples + 1)}
-
-    def of_all(methods: dict[str, dict]) -> dict[str, dict]:
-        return {name: more(scores) if "passed" in scores else scores for name, scores in methods.items()}
-
-    return [line | {"methods": of_all(line["methods"])} for line in lines]
 
 
 def _mean(values: list[float]) -> float:

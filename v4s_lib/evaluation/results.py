@@ -11,11 +11,12 @@ from typing import Any
 from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.claims import asked_ratios
-from v4s_lib.evaluation.grounding import SAMPLES, best_of_curve, score_grounding, with_best_of
+from v4s_lib.evaluation.grounding import SAMPLES, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import (
     MEAN_OF,
+    UNITS,
     Models,
     context_gain,
     scenes_of,
@@ -48,8 +49,7 @@ class Experiment:
     title: str
     score: Callable[[Models, Preset, str, int, int, int], dict]  # of split, episode, seed, samples: every measure
     samples: int  # an episode, of ours
-    derived: Callable[[list[dict]], list[dict]]  # episodes with what follows from their measures, for ratios
-    rows: Callable[[list[dict]], list[dict]]  # of the table
+    units: dict[str, str]  # of the measures, in the order of the table's rows
     metric: str  # kept for each episode, compared when it is computed again; episodes are chosen by it
     best: str  # "largest" or "smallest"
     tolerance: float  # between stored and live values of it; other machines round differently
@@ -63,8 +63,7 @@ EXPERIMENTS = {
         "Scene navigation",
         score_episode,
         MEAN_OF,
-        lambda lines: lines,
-        table,
+        UNITS,
         metric="psnr_recall",
         best="largest",
         tolerance=0.05,
@@ -79,8 +78,7 @@ EXPERIMENTS = {
         "Object grounding",
         score_grounding,
         SAMPLES,
-        with_best_of,
-        lambda lines: table(lines, GROUNDING_UNITS) + best_of_curve(lines, "ours") + best_of_curve(lines, "ours_drawn"),
+        GROUNDING_UNITS,
         metric="sd",
         best="smallest",
         tolerance=0.02,
@@ -132,9 +130,9 @@ def run_experiment(
         "episodes": episodes,
         "guidance_scale": preset.guidance_scale,
         "inference_steps": preset.inference_steps,
-        "rows": experiment.rows(lines),
+        "rows": table(lines, experiment.units),
         "gain": context_gain(lines, experiment.gain),
-        "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, experiment.derived(lines)), scenes_of(lines)),
+        "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, lines), scenes_of(lines)),
         "per_episode": {
             method: _each(lines, method, experiment.metric)
             for method, measures in lines[0]["methods"].items()

@@ -136,7 +136,8 @@ def write_manifest(preset: str) -> Path:
     ours = root / "ours" / "run.json"
     facts = json.loads(ours.read_text()) if ours.is_file() else {"seed": 0}
     seed, earlier = facts["seed"], len(facts.get("earlier_stages", []))
-    found = " --find --init WEIGHTS" if earlier and facts.get("find_steps") == facts["steps"] else ""  # the finder alone
+    only_find = earlier and facts.get("find_steps") == facts["steps"]
+    found = " --find --init WEIGHTS" if only_find else ""
     files = [path for variant in VARIANTS for path in sorted((root / variant).rglob("*")) if path.is_file()]
     return save_shipped(
         f"weights_{preset}",
