@@ -31,7 +31,9 @@ def test_known_decibels_by_region():
     assert result["psnr_unseen"] == pytest.approx(0, abs=1e-4)
     pooled = (16 * 0.01 + 24 * 0.0001 + 8 * 1) / 48
     assert result["psnr"] == pytest.approx(-10 * math.log10(pooled), abs=1e-4)
-    assert picture_measures(video, truth) == {name: result[name] for name in ("psnr", "psnr_per_frame", "ssim")}
+    assert picture_measures(video, truth) == {
+        name: result[name] for name in ("psnr", "psnr_per_frame", "ssim", "lpips")
+    }
 
 
 def test_error_is_pooled_before_it_becomes_decibels():

@@ -4,10 +4,13 @@ Videos are (F, H, W, 3) in 0..1, floating point, straight from the model: never 
 Frame 0, the given start frame, is left out of every measure: a method that is handed it earns nothing by returning it.
 """
 
+import math
+
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from v4s_lib.evaluation.lpips import LEAST, load_lpips
 from v4s_lib.worlds.visibility import Partition
 
 START_FRAMES = 1  # the start latent holds one frame
@@ -20,6 +23,7 @@ PICTURE_UNITS = {
     "psnr_unseen": "dB",
     "psnr_per_frame": "dB",
     "ssim": "1",
+    "lpips": "1",
 }
 
 
@@ -32,7 +36,8 @@ def picture_measures(video: Tensor, truth: Tensor, known: Partition | None = Non
         known: what could be known of each pixel, masks (F, H, W); None where nobody knows the surfaces.
 
     Returns:
-        One number a measure; NaN for a measure whose mask holds no pixel of this episode.
+        One number a measure; NaN for a measure whose mask holds no pixel of this episode, and for LPIPS of frames that
+        are too small for it.
     """
     video, truth = _moving(video, truth)
     masks = {}
@@ -43,6 +48,7 @@ def picture_measures(video: Tensor, truth: Tensor, known: Partition | None = Non
         **{f"psnr_{name}": pooled_psnr(video, truth, mask[START_FRAMES:]) for name, mask in masks.items()},
         "psnr_per_frame": _decibels((video - truth).square().mean(dim=(1, 2, 3))).mean().item(),
         "ssim": ssim(video, truth),
+        "lpips": lpips(video, truth),
     }
 
 
@@ -64,6 +70,13 @@ def ssim(video: Tensor, truth: Tensor) -> float:
         for frame, true_frame in zip(video.double().cpu().numpy(), truth.double().cpu().numpy(), strict=True)
     ]
     return sum(scores) / len(scores)
+
+
+def lpips(video: Tensor, truth: Tensor) -> float:
+    """Mean LPIPS of the frames (F, H, W, 3), see ``Lpips``, at their own size; NaN where they are too small for it."""
+    if min(video.shape[1:3]) < LEAST:
+        return math.nan
+    return load_lpips()(video.float().cpu(), truth.float().cpu()).mean().item()
 
 
 def _decibels(error: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ FRONT = {
             "posed",
             "splat_true_geometry",
         ],
-        ["psnr_recall", "psnr", "ssim", "navigation_accuracy", "rotation_error", "translation_error"],
+        ["psnr_recall", "psnr", "ssim", "lpips", "navigation_accuracy", "rotation_error", "translation_error"],
     ),
     "grounding": (
         [

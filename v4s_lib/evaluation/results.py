@@ -32,7 +32,7 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
-PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim"]
+PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim", "lpips"]
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box", "box_overlap"]
 
