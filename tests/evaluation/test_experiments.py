@@ -108,6 +108,22 @@ def test_a_followed_arm_is_asked_where_its_camera_went():
     assert still["navigation_accuracy"] == 0 and still["rotation_error"] > 30
 
 
+def test_an_arm_that_seeks_is_judged_by_what_its_clip_ends_on(tmp_path):
+    """Two arms that differ by the length of their context alone."""
+    assert all(arm.seeks and arm.least_shared == 0 for arm in EXPERIMENTS["grounding_context"])
+    arms = [Arm(f"{count} latents", context_latents=count, scan_latents=6, seeks=True) for count in (6, 1)]
+    found = run_arms("grounding_context", arms, SMOKE, "validation", 2, store=tmp_path)
+    assert [row["metric"] for row in found[0]["rows"]] == ["if_sd02", "aimed"]
+    assert all(share in (0, 1) for result in found for share in result["per_episode"]["if_sd02"])
+    both = experiments.summarise(found, "if_sd02")
+    assert set(both["gain"]) == {"1 latents - 6 latents"}
+    assert "| arm | if_sd02 (1) |" in compare_arms(found, "if_sd02")
+    pipeline, calls = load_pipeline(SMOKE), []
+    pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
+    score_arm(pipeline, SMOKE, arms[1], "validation", 0, 0)
+    assert calls[0]["context_cache"].frames.c2w.shape[1] == 1
+
+
 def test_an_arm_in_a_park_is_scored_in_the_park(tmp_path):
     arm = Arm("park", world="park", context_latents=2, scan_latents=2, followed=True)
     elsewhere = replace(arm, name="rooms", world="rooms", followed=False)

@@ -17,6 +17,7 @@ class Arm:
     with_context: bool = True
     followed: bool = False  # whether the camera finder looks at the clip, too; it takes longer than sampling
     least_shared: float | None = None  # of the start frame, for a context to be used; None is the preset's
+    seeks: bool = False  # whether words name an object to end on, in place of a path
 
 
 def _pair(arm: Arm) -> list[Arm]:
@@ -44,6 +45,10 @@ EXPERIMENTS = {
             Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
             for count in (3, 12, 16, 25, 84)
         ),
+    ],
+    "grounding_context": [
+        Arm(f"{count} latents", context_latents=count, scan_latents=26, least_shared=0.0, seeks=True)
+        for count in (16, 1, 3, 6, 12, 25)
     ],
     "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
     "worlds": [

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from v4s_lib.command import command
+from v4s_lib.data.grounding import grounding_episode
 from v4s_lib.data.handheld import by_phone
 from v4s_lib.data.navigation import NavigationEpisode, navigation_paths
 from v4s_lib.data.provenance import current_commit
@@ -27,6 +28,7 @@ from v4s_lib.data.worlds import WORLDS, world_episode
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.following import following_measures, replayed
+from v4s_lib.evaluation.grounding import judge_clips, sample_words, shipped_judges
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
@@ -37,7 +39,8 @@ from v4s_lib.training.weights import make_pipeline
 from v4s_lib.worlds.visibility import Partition
 
 FOLDER = RESULTS / "experiments"
-METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1"}  # the last one where an arm is followed
+# Of paths, navigation_accuracy where an arm is followed; then of arms that seek an object.
+METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "if_sd02": "1", "aimed": "1"}
 
 
 _room = lru_cache(maxsize=len(WORLDS))(world_episode)  # the arms of one room are scored in a row
@@ -53,13 +56,20 @@ def _told_by_scan(world: str, split: str, index: int, task: RoomTask, scan_laten
 def score_arm(
     pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int
 ) -> dict[str, float]:
-    """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed."""
+    """The picture measures of one sample of one episode and, where the arm asks, whether its camera was followed.
+
+    Of an arm that seeks an object it is the judges' measures.
+    """
+    if arm.least_shared is not None:
+        pipeline = make_pipeline(
+            pipeline.transformer, replace(preset, least_shared=arm.least_shared), pipeline.box_drawer
+        )
+    if arm.seeks:
+        return score_search(pipeline, preset, arm, split, index, seed)
     asked = (arm.world, split, index, preset.task, arm.scan_latents)
     episode, seed = _room(*asked), episode_seed(seed, index)
     shown = by_phone(episode, preset.task, seed) if arm.handheld else episode
     scan, start = shown.scan.rgb, shown.target.rgb[:1]
-    if arm.least_shared is not None:
-        pipeline = make_pipeline(pipeline.transformer, replace(preset, least_shared=arm.least_shared))
     output = pipeline(
         scan if arm.with_context else None,
         start,
@@ -81,6 +91,18 @@ def score_arm(
     if arm.followed:
         measures |= follow(output.frames[0], episode, preset, split, index)
     return measures
+
+
+def score_search(
+    pipeline: Video4SpatialPipeline, preset: Preset, arm: Arm, split: str, index: int, seed: int
+) -> dict[str, float]:
+    """The judges' measures of one sample that looks for a named object, in a scan as long as the arm's."""
+    length = preset.task.scan_latents if arm.scan_latents is None else (arm.scan_latents, arm.scan_latents)
+    task = replace(preset.task, scan_latents=length)
+    episode, latents = grounding_episode(split, index, task), arm.context_latents or task.context_latents
+    scan, seed = episode.scan.rgb if arm.with_context else None, episode_seed(seed, index)
+    output = sample_words(pipeline, scan, episode, preset, seed, episode.instruction, 1, latents)
+    return judge_clips({"ours": output.frames}, episode, *shipped_judges(preset.name), task)["ours"]
 
 
 def follow(clip: Tensor, episode: NavigationEpisode, preset: Preset, split: str, index: int) -> dict[str, float]:
@@ -202,8 +224,9 @@ def main(arguments: list[str] | None = None) -> None:
     results = run_arms(args.experiment, arms, get_preset(args.preset), *asked, store=args.store, workers=args.workers)
     for arm, result in zip(arms, results, strict=True):
         save_results(result, args.out / f"{file_name(args.experiment, arm)}.json")
-    save_results(summarise(results), args.out / f"{args.experiment}.json")
-    print(compare_arms(results))
+    metric = "if_sd02" if arms[0].seeks else "psnr_recall"
+    save_results(summarise(results, metric), args.out / f"{args.experiment}.json")
+    print(compare_arms(results, metric))
 
 
 if __name__ == "__main__":
