@@ -102,7 +102,7 @@ def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Compariso
         yield from against_uncached(one_way, two_way, size, context, noise, pairs)
     few = (1, 2) if quick else (2, 2) if device.type == "cpu" else TOKENS
     yield from growth(one_way, [2, 4, 8] if quick else [10, 100, 1000], few, pairs)
-    yield from shared(one_way, [2] if quick else [4, 16], (8, 2) if quick else (80, 8), tokens, pairs)
+    yield from shared(one_way, [1, 2] if quick else [1, 4, 16], (8, 2) if quick else (80, 8), tokens, pairs)
 
 
 def against_uncached(
@@ -152,5 +152,6 @@ def shared(
         for name, keep in (("in turn, from one cache", True), ("in turn, the context encoded for each", False)):
             in_turn = partial(sample_in_turn, model, context, noise, keep)
             measured = throughput(time_pairs(together, in_turn, pairs), count, count)
-            what = f"{count} clips of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
+            clips = "1 clip" if count == 1 else f"{count} clips"
+            what = f"{clips} of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
             yield Comparison(what, "together, from one cache", name, "clips/s", measured)

@@ -36,6 +36,7 @@ def start(code: str) -> None:
 def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` leaves out all but the first."""
     rows = [
+        ("import", "v4s_lib", "import v4s_lib", "torch", TORCH),
         ("import", "v4s_lib.model.transformer", MODEL, "torch", TORCH),
         ("import", "v4s_lib.model.transformer", MODEL, "diffusers' WanTransformer3DModel", WAN),
         ("start to the first clip", "8 latents, 3 steps, weights checked", FIRST_CLIP, "import torch", TORCH),
