@@ -149,9 +149,14 @@ def shared(
     for count in counts:
         noise = draw(model, size[1], tokens, count)
         together = partial(sample, model, context, noise, cached=True)
+        if count == 1:
+            alone = partial(sample, model, context, noise, cached=False)
+            measured = throughput(time_pairs(together, alone, pairs), count, count)
+            what = f"1 clip of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
+            yield Comparison(what, "from a cache", "the context encoded at every step", "clips/s", measured)
+            continue
         for name, keep in (("in turn, from one cache", True), ("in turn, the context encoded for each", False)):
             in_turn = partial(sample_in_turn, model, context, noise, keep)
             measured = throughput(time_pairs(together, in_turn, pairs), count, count)
-            clips = "1 clip" if count == 1 else f"{count} clips"
-            what = f"{clips} of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
+            what = f"{count} clips of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
             yield Comparison(what, "together, from one cache", name, "clips/s", measured)

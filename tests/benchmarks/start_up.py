@@ -36,11 +36,11 @@ def start(code: str) -> None:
 def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` leaves out all but the first."""
     rows = [
-        ("import", "v4s_lib", "import v4s_lib", "torch", TORCH),
         ("import", "v4s_lib.model.transformer", MODEL, "torch", TORCH),
         ("import", "v4s_lib.model.transformer", MODEL, "diffusers' WanTransformer3DModel", WAN),
         ("start to the first clip", "8 latents, 3 steps, weights checked", FIRST_CLIP, "import torch", TORCH),
         ("start to the first clip", "the same", FIRST_CLIP, "import diffusers' pipeline and scheduler", PIPELINE),
+        ("import", "v4s_lib", "import v4s_lib", "torch", TORCH),
     ]
     for what, ours, code, other, other_code in rows[:1] if quick else rows:
         measured = time_pairs(partial(start, code), partial(start, other_code), pairs)

@@ -108,20 +108,32 @@ def test_a_followed_arm_is_asked_where_its_camera_went():
     assert still["navigation_accuracy"] == 0 and still["rotation_error"] > 30
 
 
-def test_an_arm_that_seeks_is_judged_by_what_its_clip_ends_on(tmp_path):
-    """Two arms that differ by the length of their context alone."""
+def test_an_arm_that_seeks_finds_by_its_context(monkeypatch):
+    """With a context the shipped model ends on what is named, without it does not; scans are as long as asked for."""
+    arm, scans = Arm("12 latents", context_latents=12, scan_latents=26, least_shared=0.0, seeks=True), []
+    sample = experiments.sample_words
+
+    def watched(pipeline, scan, *rest):
+        scans.append((None if scan is None else len(scan), pipeline.config.least_shared))
+        return sample(pipeline, scan, *rest)
+
+    monkeypatch.setattr(experiments, "sample_words", watched)
+    pipeline, arms = load_pipeline(SMALL), (arm, replace(arm, with_context=False))
+    found, lost = (score_arm(pipeline, SMALL, one, "validation", 0, 0) for one in arms)
+    assert scans == [(101, 0.0), (None, 0.0)]
+    assert (found["if_sd02"], found["aimed"]) == (1, 1)
+    assert (lost["if_sd02"], lost["aimed"]) == (0, 0)
+
+
+def test_arms_that_seek_are_compared_by_what_they_find(tmp_path):
     assert all(arm.seeks and arm.least_shared == 0 for arm in EXPERIMENTS["grounding_context"])
     arms = [Arm(f"{count} latents", context_latents=count, scan_latents=6, seeks=True) for count in (6, 1)]
     found = run_arms("grounding_context", arms, SMOKE, "validation", 2, store=tmp_path)
     assert [row["metric"] for row in found[0]["rows"]] == ["if_sd02", "aimed"]
-    assert all(share in (0, 1) for result in found for share in result["per_episode"]["if_sd02"])
-    both = experiments.summarise(found, "if_sd02")
-    assert set(both["gain"]) == {"1 latents - 6 latents"}
+    assert set(experiments.summarise(found, "if_sd02")["gain"]) == {"1 latents - 6 latents"}
     assert "| arm | if_sd02 (1) |" in compare_arms(found, "if_sd02")
-    pipeline, calls = load_pipeline(SMOKE), []
-    pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
-    score_arm(pipeline, SMOKE, arms[1], "validation", 0, 0)
-    assert calls[0]["context_cache"].frames.c2w.shape[1] == 1
+    with pytest.raises(ValueError, match="^expected an arm that seeks in rooms, unguided, got "):
+        Arm("park", world="park", seeks=True)
 
 
 def test_an_arm_in_a_park_is_scored_in_the_park(tmp_path):

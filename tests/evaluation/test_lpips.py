@@ -1,4 +1,4 @@
-"""LPIPS against the authors' own figures, on their example pictures (data_manifests/weights/lpips/LICENSE)."""
+"""LPIPS against known figures, on its authors' example pictures (data_manifests/weights/lpips/LICENSE)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from v4s_lib.evaluation.lpips import IN_TORCHVISION, LEAST, Lpips, load_lpips, main
+from v4s_lib.evaluation.lpips import FOLDER, LEAST, Lpips, load_lpips, main
 from v4s_lib.evaluation.picture import lpips
 from v4s_lib.model.weights import WEIGHTS
 
@@ -19,8 +19,8 @@ def example(name: str) -> torch.Tensor:
     return torch.from_numpy(pixels.copy())[None].float() / 255
 
 
-def test_the_authors_examples_have_the_authors_distances():
-    """Their ``test_network.py`` prints "Distances: (0.722, 0.138)"; issue 120 of their repository quotes it."""
+def test_the_authors_examples_have_their_known_distances():
+    """Their ``test_network.py`` prints "Distances: (0.722, 0.138)", as issue 120 of their repository quotes it."""
     reference, model = example("ex_ref"), load_lpips()
     distances = [model(reference, example(name)).item() for name in ("ex_p0", "ex_p1")]
     assert [round(distance, 3) for distance in distances] == [0.722, 0.138]
@@ -47,6 +47,18 @@ def test_other_shapes_are_refused(shape):
         load_lpips()(torch.zeros(1, 64, 64, 3), torch.zeros(shape))
 
 
+def test_bytes_are_refused():
+    with pytest.raises(ValueError, match="^expected values in 0..1, got torch.float32 and torch.uint8"):
+        load_lpips()(torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+
+
+def test_half_precision_and_long_videos_are_measured_alike():
+    reference, other = (example(name).expand(20, -1, -1, -1) for name in ("ex_ref", "ex_p0"))
+    assert lpips(reference.double(), other.double()) == pytest.approx(0.7219, abs=1e-4)
+    model = Lpips.from_pretrained(FOLDER, torch_dtype=torch.float64)
+    assert model(reference[:1], other[:1]).item() == pytest.approx(0.7219, abs=1e-4)
+
+
 def test_pictures_that_are_too_small_are_refused_or_not_measured():
     small = torch.rand(2, LEAST - 1, 48, 3)
     with pytest.raises(ValueError, match="^expected pictures of 31 pixels or more a side"):
@@ -58,7 +70,7 @@ def test_pictures_that_are_too_small_are_refused_or_not_measured():
 def test_the_file_is_made_from_torchvisions_and_the_authors(tmp_path, capsys):
     """Their files' names of weights, and their shapes; other weights are refused before anything is written."""
     made = load_lpips()
-    names = [(number, f"features.{place}") for number, place in enumerate(IN_TORCHVISION)]
+    names = [(number, f"features.{place}") for number, place in enumerate((0, 3, 6, 8, 10))]
     seen = {f"{place}.{kind}": getattr(made.layers[n], kind).data for n, place in names for kind in ("weight", "bias")}
     linear = {f"lin{n}.model.1.weight": made.importance[n].data[None, :, None, None] for n in range(5)}
     torch.save(seen | {"classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "alexnet.pth")

@@ -19,6 +19,10 @@ class Arm:
     least_shared: float | None = None  # of the start frame, for a context to be used; None is the preset's
     seeks: bool = False  # whether words name an object to end on, in place of a path
 
+    def __post_init__(self) -> None:
+        if self.seeks and (self.world != "rooms" or self.handheld or self.followed or self.guidance_scale != 1):
+            raise ValueError(f"expected an arm that seeks in rooms, unguided, got {self}: there is no other")
+
 
 def _pair(arm: Arm) -> list[Arm]:
     """An arm, and the same without its context."""

@@ -43,7 +43,9 @@ FOLDER = RESULTS / "experiments"
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "if_sd02": "1", "aimed": "1"}
 
 
-_room = lru_cache(maxsize=len(WORLDS))(world_episode)  # the arms of one room are scored in a row
+# The arms of one room are scored in a row.
+_room = lru_cache(maxsize=len(WORLDS))(world_episode)
+_search_room = lru_cache(maxsize=1)(grounding_episode)
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +101,7 @@ def score_search(
     """The judges' measures of one sample that looks for a named object, in a scan as long as the arm's."""
     length = preset.task.scan_latents if arm.scan_latents is None else (arm.scan_latents, arm.scan_latents)
     task = replace(preset.task, scan_latents=length)
-    episode, latents = grounding_episode(split, index, task), arm.context_latents or task.context_latents
+    episode, latents = _search_room(split, index, task), arm.context_latents or task.context_latents
     scan, seed = episode.scan.rgb if arm.with_context else None, episode_seed(seed, index)
     output = sample_words(pipeline, scan, episode, preset, seed, episode.instruction, 1, latents)
     return judge_clips({"ours": output.frames}, episode, *shipped_judges(preset.name), task)["ours"]

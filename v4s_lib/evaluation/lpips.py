@@ -31,7 +31,8 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of colours in 
 class Lpips(ModelMixin, ConfigMixin):
     """Two stacks of pictures (N, H, W, 3) in 0..1 to a distance (N,) of each pair, 0 for equal ones.
 
-    Pictures are seen at their own size; distances at two sizes are two measures.
+    Pictures are seen at their own size; distances at two sizes are two measures. Of 32x48 pixels the last three layers
+    see 1x2 places, mostly of the border.
     """
 
     @register_to_config
@@ -46,7 +47,7 @@ class Lpips(ModelMixin, ConfigMixin):
 
     def see(self, pictures: Tensor) -> list[Tensor]:
         """What each layer sees: directions (N, C, h, w) in the space of its channels."""
-        shift, scale = (torch.tensor(value)[:, None, None] for value in (SHIFT, SCALE))
+        shift, scale = (pictures.new_tensor(value)[:, None, None] for value in (SHIFT, SCALE))
         seen, found = (pictures.permute(0, 3, 1, 2) * 2 - 1 - shift) / scale, []
         for number, layer in enumerate(self.layers):
             seen = relu(layer(max_pool2d(seen, 3, 2) if number in POOLED else seen))
@@ -60,12 +61,15 @@ class Lpips(ModelMixin, ConfigMixin):
                 f"expected two stacks of pictures (N, H, W, 3), got {tuple(pictures.shape)} and "
                 f"{tuple(others.shape)}: pass as many of one size"
             )
+        if not (pictures.is_floating_point() and others.is_floating_point()):
+            raise ValueError(f"expected values in 0..1, got {pictures.dtype} and {others.dtype}: divide bytes by 255")
         if min(pictures.shape[1:3]) < LEAST:
             raise ValueError(
-                f"expected pictures of {LEAST} pixels or more a side, got {tuple(pictures.shape[1:3])}: LPIPS can not "
-                "see smaller ones"
+                f"expected pictures of {LEAST} pixels or more a side, got {tuple(pictures.shape[1:3])}: enlarge "
+                "them, and say so"
             )
-        pairs = zip(self.importance, self.see(pictures.float()), self.see(others.float()), strict=True)
+        like = self.layers[0].weight
+        pairs = zip(self.importance, self.see(pictures.to(like)), self.see(others.to(like)), strict=True)
         return sum((weight @ (one - other).square().flatten(2)).mean(dim=1) for weight, one, other in pairs)
 
 
@@ -111,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder (default: {FOLDER})")
     args = parser.parse_args(arguments)
     convert(args.alexnet, args.linear).save_pretrained(args.out)
-    print(f"wrote {args.out}")
+    print(f"wrote {args.out}: where it is to ship, renew the hashes in weights_lpips.yaml")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from v4s_lib.worlds.visibility import Partition
 
 START_FRAMES = 1  # the start latent holds one frame
 SSIM_WINDOW = 7  # pixels, uniform weights; at 32x48 this is a fifth of the height, so compare at equal size only
+AT_ONCE = 16  # frames that LPIPS looks at together; large ones take memory
 PSNR_CEILING = 100.0  # dB; a perfect picture counts this instead of infinity
 PICTURE_UNITS = {
     "psnr": "dB",
@@ -76,7 +77,8 @@ def lpips(video: Tensor, truth: Tensor) -> float:
     """Mean LPIPS of the frames (F, H, W, 3), see ``Lpips``, at their own size; NaN where they are too small for it."""
     if min(video.shape[1:3]) < LEAST:
         return math.nan
-    return load_lpips()(video.float().cpu(), truth.float().cpu()).mean().item()
+    model, pairs = load_lpips(), zip(video.split(AT_ONCE), truth.split(AT_ONCE), strict=True)
+    return torch.cat([model(frames, true_frames) for frames, true_frames in pairs]).mean().item()
 
 
 def _decibels(error: Tensor) -> Tensor:

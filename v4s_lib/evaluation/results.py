@@ -111,7 +111,8 @@ def run_experiment(
         episodes: number of them, one a room.
         seed: of the sampling noise and the context.
         store: folder of the scored episodes, to go on from.
-        samples: of ours an episode; None is the experiment's. One is enough for all but the means and the best of k.
+        samples: of ours an episode; None is the experiment's. One is enough for all but the means and
+            the best of k, which needs two, and ends at five.
         workers: processes that share out the episodes, at most one for each.
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
