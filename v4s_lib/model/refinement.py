@@ -222,9 +222,15 @@ def _compare(
     certainty = (different**2 + DEEPER**2 * by_depth).rsqrt()  # 1 / standard deviation
     weight = (certainty * seen / (1 + apart.square().mean(dim=1) / different**2))[:, None]
     apart = apart - _mean(apart, weight**2)  # what the pixels share is another exposure
-    jacobian = torch.cat([torch.linalg.cross(turned[:, :, None], by_point, dim=1), by_point], dim=1)
+    jacobian = torch.cat([_cross(turned[:, :, None], by_point), by_point], dim=1)
     jacobian = (jacobian - _mean(jacobian, weight[:, None] ** 2)) * weight[:, None]
     return jacobian.flatten(2), (apart * weight).flatten(1)
+
+
+def _cross(one: Tensor, other: Tensor) -> Tensor:
+    """The cross product along the second dimension; ``torch.linalg.cross`` takes 1.3 times as long here."""
+    after, before = [1, 2, 0], [2, 0, 1]
+    return one[:, after] * other[:, before] - one[:, before] * other[:, after]
 
 
 def _other_too(one: Tensor, other: Tensor) -> Tensor:
