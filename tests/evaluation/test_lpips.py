@@ -52,7 +52,7 @@ def test_bytes_are_refused():
         load_lpips()(torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
 
 
-def test_half_precision_and_long_videos_are_measured_alike():
+def test_doubles_and_long_videos_are_measured_alike():
     reference, other = (example(name).expand(20, -1, -1, -1) for name in ("ex_ref", "ex_p0"))
     assert lpips(reference.double(), other.double()) == pytest.approx(0.7219, abs=1e-4)
     model = Lpips.from_pretrained(FOLDER, torch_dtype=torch.float64)
