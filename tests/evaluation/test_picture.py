@@ -24,14 +24,15 @@ def test_known_decibels_by_region():
     """Errors of 0.1, 0.01 and 1 are 20, 40 and 0 dB; a region's measure hears of its own pixels only."""
     known, truth = masks(), torch.zeros(FRAMES, HEIGHT, WIDTH, 3)
     video = truth + (0.1 * known.recalled + 0.01 * known.start_seen + 1.0 * known.never_seen)[..., None]
-    result = picture_measures(video, truth, known)
+    result = picture_measures(video, truth, known, perceptual=True)
     assert set(result) == set(PICTURE_UNITS)
+    assert picture_measures(video, truth, known) == {name: result[name] for name in PICTURE_UNITS if name != "lpips"}
     assert result["psnr_recall"] == pytest.approx(20, abs=1e-4)
     assert result["psnr_start_seen"] == pytest.approx(40, abs=1e-4)
     assert result["psnr_unseen"] == pytest.approx(0, abs=1e-4)
     pooled = (16 * 0.01 + 24 * 0.0001 + 8 * 1) / 48
     assert result["psnr"] == pytest.approx(-10 * math.log10(pooled), abs=1e-4)
-    assert picture_measures(video, truth) == {
+    assert picture_measures(video, truth, perceptual=True) == {
         name: result[name] for name in ("psnr", "psnr_per_frame", "ssim", "lpips")
     }
 

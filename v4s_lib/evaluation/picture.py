@@ -28,13 +28,16 @@ PICTURE_UNITS = {
 }
 
 
-def picture_measures(video: Tensor, truth: Tensor, known: Partition | None = None) -> dict[str, float]:
-    """Every measure of ``PICTURE_UNITS`` for one episode, or those that need no geometry.
+def picture_measures(
+    video: Tensor, truth: Tensor, known: Partition | None = None, perceptual: bool = False
+) -> dict[str, float]:
+    """Every measure of ``PICTURE_UNITS`` for one episode, or those that are asked for.
 
     Args:
         video: generated frames (F, H, W, 3) in 0..1, start frame included.
         truth: ground truth of the same shape.
         known: what could be known of each pixel, masks (F, H, W); None where nobody knows the surfaces.
+        perceptual: whether LPIPS is measured, too; it takes longer than all the others.
 
     Returns:
         One number a measure; NaN for a measure whose mask holds no pixel of this episode, and for LPIPS of frames that
@@ -49,7 +52,7 @@ def picture_measures(video: Tensor, truth: Tensor, known: Partition | None = Non
         **{f"psnr_{name}": pooled_psnr(video, truth, mask[START_FRAMES:]) for name, mask in masks.items()},
         "psnr_per_frame": _decibels((video - truth).square().mean(dim=(1, 2, 3))).mean().item(),
         "ssim": ssim(video, truth),
-        "lpips": lpips(video, truth),
+        **({"lpips": lpips(video, truth)} if perceptual else {}),
     }
 
 
