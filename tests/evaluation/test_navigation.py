@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -24,6 +25,9 @@ def test_every_method_has_every_measure(scored):
     assert {method for method, _ in rows} >= methods
     assert all((method, metric) in rows for method in methods for metric in ("psnr_recall", "psnr", "ssim"))
     followed = {"ours", "no_context", "other_context", "posed", "splat_sight", "ground_truth"}
+    if find_spec("pycolmap"):
+        followed.add("sfm_splat")
+        assert ("sfm_splat", "failure") in rows and ("ours", "failure") not in rows
     assert {method for method, metric in rows if metric == "sd"} == followed
     by_poses = {"shuffled", "turn_only"}
     assert {method for method, metric in rows if metric == "navigation_accuracy"} == followed | by_poses

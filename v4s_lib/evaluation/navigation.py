@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from v4s_lib.worlds.cameras import Camera
 
 MEAN_OF = 4  # samples in the rows that average before they are scored
 # Single samples, whose cameras are looked for; a mean follows nothing.
-FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context", "posed", "splat_sight")
-UNITS = PICTURE_UNITS | FOLLOWING_UNITS | {"context_used": "1"}
+FOLLOWED = ("ours", "no_context", "first_frame_only", "other_context", "posed", "splat_sight", "sfm_splat")
+SFM_UNITS = {"failure": "1", "registered": "1"}  # of the classical baseline: did it fail, share of frames registered
+UNITS = PICTURE_UNITS | FOLLOWING_UNITS | {"context_used": "1"} | SFM_UNITS
 
 
 @dataclass
@@ -151,6 +153,7 @@ def score_episode(
 ) -> dict[str, dict[str, float]]:
     """Every measure of every method for one episode."""
     episode, clips, frames, used = episode_clips(models, preset, split, index, seed, samples)
+    clips, facts = with_classical(clips, episode, frames, preset.task.camera)
     known = episode.known(frames, preset.task.camera)
     scores = {name: picture_measures(clip, episode.target.rgb, known, True) for name, clip in clips.items()}
     _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
@@ -159,8 +162,20 @@ def score_episode(
     for name, measures in following_measures(generated, episode, path, preset).items():
         scores[name] = scores.get(name, {}) | measures
     for name, answer in used.items():
-        scores[name]["context_used"] = float(answer)
-    return scores
+        facts.setdefault(name, {})["context_used"] = float(answer)
+    return scores | {name: scores[name] | more for name, more in facts.items()}
+
+
+def with_classical(
+    clips: dict[str, Tensor], episode: NavigationEpisode, frames: Tensor, camera: Camera
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """The clips and, where pycolmap can be had, the classical baseline's, and what is known of that one by name."""
+    if find_spec("pycolmap") is None:  # as on Linux on ARM
+        return clips, {}
+    from v4s_lib.evaluation.real.classical import classical_clip
+
+    clip, facts = classical_clip(episode, frames, camera)
+    return clips | {"sfm_splat": clip}, {"sfm_splat": facts}
 
 
 def score_all(

@@ -36,6 +36,7 @@ FRONT = {
             "no_context",
             "first_frame_only",
             "context_mean",
+            "sfm_splat",
             "nearest_true_pose",
             "splat_sight",
             "posed",

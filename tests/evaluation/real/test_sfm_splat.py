@@ -8,7 +8,8 @@ import torch
 from tests.evaluation.real.rooms import TASK
 from v4s_lib.evaluation.baselines import context_mean
 from v4s_lib.evaluation.picture import pooled_psnr
-from v4s_lib.evaluation.real.sfm_splat import frame_depth, main, sfm_splat
+from v4s_lib.evaluation.real.classical import frame_depth, sfm_splat
+from v4s_lib.evaluation.real.sfm_splat import main
 
 
 def test_depth_between_the_points_is_that_of_the_walls(room):

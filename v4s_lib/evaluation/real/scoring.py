@@ -123,7 +123,8 @@ def score_path(
     """
     followed = following_on_scan(clips, finder, path, unrelated)
     truth = clips["ground_truth"]
-    pictures = {name: picture_measures(clip, truth, perceptual=True) for name, clip in clips.items() if clip is not truth}
+    drawn = {name: clip for name, clip in clips.items() if clip is not truth}
+    pictures = {name: picture_measures(clip, truth, perceptual=True) for name, clip in drawn.items()}
     return pictures | {name: pictures.get(name, {}) | measures for name, measures in followed.items()}
 
 
