@@ -24,6 +24,7 @@ def test_every_method_has_every_measure(scored):
     methods = {"ours", "ours_mean", "no_context", "other_context", "repeat", "context_mean", "nearest_true_pose"}
     assert {method for method, _ in rows} >= methods
     assert all((method, metric) in rows for method in methods for metric in ("psnr_recall", "psnr", "ssim"))
+    assert scored[0]["pixels"] == [16, 24] and scored[0]["lpips"].startswith("AlexNet")
     followed = {"ours", "no_context", "other_context", "posed", "splat_sight", "ground_truth"}
     if find_spec("pycolmap"):
         followed.add("sfm_splat")

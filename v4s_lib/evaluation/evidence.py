@@ -1,11 +1,13 @@
 """Which stored results count for the claims.
 
 Results must belong to the shipped weights, those of other training seeds (``results/seed*``) to the trainings on
-record; those of arms must have the sight of the shipped weights. All others are refused, but for weights that
-``claims.yaml`` names as shipped before.
+record; those of arms must have the sight of the shipped weights, and be compared by one commit. All others are refused,
+but for weights that ``claims.yaml`` names as shipped before. They must have been sampled as their preset says, over the
+rooms and training seeds that the claim's command asks for.
 """
 
 import json
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.navigation import Models
-from v4s_lib.model.weights import weights_digest
+from v4s_lib.model.weights import state_digest, weights_digest
+from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.presets import get_preset
+from v4s_lib.training.weights import initial_weights
 
 
 @lru_cache(maxsize=8)
@@ -40,11 +44,70 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
             f"expected {name} of arms with the sight of the shipped weights, got some with {sight[:12]}: "
             "train them again"
         )
+    check_sampling(content, name)
+    check_arms(content, name, folder)
     return content
 
 
+SAMPLING = ("guidance_scale", "inference_steps")
+ASKED = {"episodes": "128", "preset": "small", "split": "test"}  # of a command that does not say
+
+
+def check_sampling(content: dict[str, Any], name: str) -> None:
+    """``ValueError`` for results that were not sampled as their preset samples now."""
+    for fact in SAMPLING:
+        if fact in content and content[fact] != getattr(get_preset(content["preset"]), fact):
+            raise ValueError(
+                f"expected {name} sampled with {fact} {getattr(get_preset(content['preset']), fact)}, "
+                f"got {content[fact]}: run its command again"
+            )
+
+
+def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
+    """``ValueError`` for a comparison of other trainings than those stored beside it, or of several commits."""
+    if "arm" not in content or "weights" not in content:
+        return
+    commits = set()
+    for run, digest in content["weights"].items():
+        single = json.loads(
+            (folder / name).with_name("scored").joinpath(f"{run}-{content['measure']}.json").read_text()
+        )
+        commits.add(single["commit"])
+        if single["weights_sha256"] != digest:
+            raise ValueError(f"expected {name} to compare the {run} that is stored, got another: compare them again")
+    if len(commits) > 1:
+        raise ValueError(f"expected {name} scored by one commit, got {len(commits)}: score all again with one")
+
+
+def check_command(content: dict[str, Any], name: str, command: str) -> None:
+    """``ValueError`` for results that none of a claim's commands (with ";" between them) makes.
+
+    What is looked at: rooms, preset and split, and of arms the number of training seeds.
+    """
+    made = {fact: str(content[fact]) for fact in ASKED if fact in content}
+    trained = [row["mean"] for row in content.get("rows", []) if row["metric"] == "training_seeds"]
+    made |= {"seeds": str(int(trained[0]))} if trained else {}
+    wanted = [_asked(line) for line in command.split(";")]
+    if not any(made.items() <= asked.items() for asked in wanted):
+        raise ValueError(f"expected {name} as made by {command!r}, got it of {made}: run the command, or correct it")
+
+
+def _asked(line: str) -> dict[str, str]:
+    """The options of a command that are looked at; of training seeds how many there are."""
+    options: dict[str, list[str]] = {}
+    for word in shlex.split(line):
+        if word.startswith("--"):
+            options[word[2:]] = []
+        elif options:
+            options[next(reversed(options))].append(word)
+    asked = ASKED | {name: values[0] for name, values in options.items() if name in ASKED and values}
+    return asked | {"seeds": str(len(options.get("seeds", [])))}
+
+
 def is_earlier(content: dict[str, Any]) -> bool:
-    """Whether results are of weights that shipped before, and wait to be measured again."""
+    """Whether results wait to be made again: of weights that shipped before, or of arms that began with such."""
+    if content.get("start") is not None:
+        return shipped_start(content["preset"]) not in (None, content["start"])
     return content.get("weights_sha256") in earlier_weights()
 
 
@@ -65,6 +128,16 @@ def shipped_sight(preset: str) -> str | None:
     if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
         return None
     return weights_digest(_shipped_models(preset).ours.transformer.sight)
+
+
+@lru_cache(maxsize=4)
+def shipped_start(preset: str) -> str | None:
+    """The digest of what arms take from the shipped weights of a preset; None where none ship."""
+    if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
+        return None
+    return state_digest(
+        initial_weights(arm_preset("reference", get_preset(preset)), arm_start("reference", preset, None))
+    )
 
 
 def shipped_digests(preset: str, task: str) -> dict[str, str]:

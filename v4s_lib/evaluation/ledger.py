@@ -14,10 +14,11 @@ from typing import Any
 
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
-from v4s_lib.evaluation.evidence import is_earlier, stored
+from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
+COLUMNS = {"source": "source", "counts when": "reproduced_when"}  # of the whole table, by key of the claim
 NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not testable at this scale", "by design, see the tests"
 
 
@@ -105,6 +106,8 @@ def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = 
             return Entry(claim, UNTESTED, [presupposed])
     if any(not _file(check, folder).is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
+    for name in dict.fromkeys(check["results"] for check in claim["checks"]):
+        check_command(stored(name, folder), name, claim["command"])
     checks = [on_every_seed(check, folder) for check in claim["checks"]]
     held = sum(check.holds for check in checks)
     decided = all(check.holds for check in checks if check.decisive)
@@ -176,7 +179,7 @@ def _find(place: dict[str, Any], name: str, file: str) -> Any:
 
 
 def ledger_table(entries: list[Entry]) -> str:
-    """The ledger in Markdown: a claim a line, with all its checks and the command that measures them."""
+    """The ledger in Markdown: a claim a line, with all its checks, source, bars and the command that measures it."""
 
     def ours(entry: Entry) -> str:
         checks = "; ".join(describe(check) for check in entry.checks)
@@ -187,7 +190,8 @@ def ledger_table(entries: list[Entry]) -> str:
         lines = entry.claim.get("command", "").split("; ")
         return " and ".join(f"`{line}`" for line in lines if line) or "–"
 
-    return _table(entries, ours, {"command": command})
+    known = {head: lambda entry, key=key: entry.claim[key] for head, key in COLUMNS.items()}
+    return _table(entries, ours, {**known, "command": command})
 
 
 def brief_table(entries: list[Entry]) -> str:

@@ -20,6 +20,7 @@ from v4s_lib.command import command
 from v4s_lib.data.manifests import MANIFESTS, shipped_folder
 from v4s_lib.model.weights import check_keys
 
+BACKBONE = "AlexNet, as its authors calibrated it, version 0.1"  # of results
 FOLDER = MANIFESTS / "weights" / "lpips"
 LEAST = 31  # pixels of a side: of fewer nothing is left after two poolings
 CHANNELS, KERNELS, PADDING = (3, 64, 192, 384, 256, 256), (11, 5, 3, 3, 3), (2, 2, 1, 1, 1)

@@ -14,6 +14,7 @@ from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.grounding import SAMPLES, score_grounding
 from v4s_lib.evaluation.grounding import UNITS as GROUNDING_UNITS
 from v4s_lib.evaluation.judges import limits_of
+from v4s_lib.evaluation.lpips import BACKBONE
 from v4s_lib.evaluation.navigation import (
     MEAN_OF,
     UNITS,
@@ -32,7 +33,7 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
 
 RESULTS = MANIFESTS / "results"
-PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "ssim", "lpips"]
+PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "psnr_per_frame", "ssim", "lpips"]
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box", "box_overlap"]
 
@@ -131,6 +132,8 @@ def run_experiment(
         "episodes": episodes,
         "guidance_scale": preset.guidance_scale,
         "inference_steps": preset.inference_steps,
+        "pixels": [preset.task.camera.height, preset.task.camera.width],
+        **({"lpips": BACKBONE} if "lpips" in experiment.units else {}),
         "rows": table(lines, experiment.units),
         "gain": context_gain(lines, experiment.gain),
         "ratio": asked_ratios(f"{task}_{preset.name}", partial(values_of, lines), scenes_of(lines)),
