@@ -24,8 +24,9 @@ REDUCED = replace(
     BASE,
     task=replace(BASE.task, **LENGTHS, gap=4, samples=1),
     model=BASE.model | {"num_layers": 4, "localize_after": 1},  # more than one file holds
-    steps=3,
+    steps=4,
     locate_steps=1,
+    find_steps=1,
     ramp_steps=2,
     contexts=1,
     reuse=1,
@@ -59,8 +60,8 @@ def shipped(tmp_path_factory) -> Path:
 
 def test_it_trained_on_and_says_so(shipped):
     lines = [json.loads(line) for line in (shipped / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
-    assert json.loads((shipped / "run.json").read_text())["step"] == 3
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert json.loads((shipped / "run.json").read_text())["step"] == 4 > REDUCED.draws_from + 1  # two drew
 
 
 def test_its_weights_ship_in_files_that_any_channel_carries(shipped):

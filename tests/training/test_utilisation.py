@@ -1,10 +1,23 @@
 """What a step's time goes into: counted operations against a count by hand, and parts that add up."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
 from v4s_lib.training.presets import SMOKE
-from v4s_lib.training.utilisation import KINDS, PARTS, Utilisation, count_flops, main, measure, product_rate, table
+from v4s_lib.training.utilisation import (
+    KINDS,
+    PARTS,
+    Utilisation,
+    count_flops,
+    kinds_of,
+    main,
+    measure,
+    product_rate,
+    table,
+)
 
 
 def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
@@ -26,12 +39,22 @@ def test_parts_are_timed_and_operations_counted():
     rows, columns = model["position_size"]
     embedding = 2 * 2 * latents * rows * columns * model["in_channels"] * width
     assert embedding < row.flops < 250 * embedding
-    assert count_flops(SMOKE, "locate") < row.flops
+    assert count_flops(SMOKE, "find") < count_flops(SMOKE, "locate") < row.flops
     assert count_flops(SMOKE, "draw, told where") < row.flops == count_flops(SMOKE, "draw")
 
 
 def test_a_matrix_product_is_timed():
     assert 1e8 < product_rate(torch.device("cpu"), torch.float32) < 1e15
+
+
+def test_every_kind_of_step_is_stored(tmp_path, capsys):
+    assert main(["--preset", "smoke", "--steps", "1", "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["preset"] == "smoke" and len(found["commit"]) == 40
+    assert [row["kind"] for row in found["rows"]] == list(KINDS)
+    assert all(row["share"] > 0 and set(row["seconds"]) == set(PARTS) for row in found["rows"])
+    assert [line.split(" | ")[0][2:] for line in capsys.readouterr().out.splitlines()[2:]] == list(KINDS)
+    assert kinds_of(replace(SMOKE, find_steps=0)) == [kind for kind in KINDS if kind != "find"]
 
 
 def test_what_cannot_be_compared_is_refused(capsys):

@@ -1,18 +1,20 @@
 """``python -m v4s_lib.training.utilisation --preset small``: what a training step's time goes into.
 
-There are three kinds of steps: those that teach to locate, those that draw and are told where frames stand, and those
-that work it out. The parts of a few of each are timed, the device waited for after each: rooms are rendered, the loss
-is computed, its gradients, the update. A step's operations are counted by torch, once, without compiling. The model
-FLOPs utilisation is those of loss and gradients, over the step's whole time, as a share of a peak: of a large matrix
-product, measured in turns with the steps, or of a kind of GPU (``--gpu h200``).
+There are four kinds of steps: those that teach to locate, those that teach the finder of what words name, those that
+draw and are told where frames stand, and those that work it out. The parts of a few of each are timed, the device
+waited for after each: rooms are rendered, the loss is computed, its gradients, the update. A step's operations are
+counted by torch, once, without compiling. The model FLOPs utilisation is those of loss and gradients, over the step's
+whole time, as a share of a peak: of a large matrix product, measured in turns with the steps, or of a kind of GPU
+(``--gpu h200``).
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from v4s_lib.command import command
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.training.loop import Run
 from v4s_lib.training.plan import GPUS, get_gpu
 from v4s_lib.training.presets import PRESETS, Preset, get_preset
@@ -30,7 +33,7 @@ from v4s_lib.training.processor import fast_attention, make_accelerator, precisi
 
 PARTS = ("rooms", "loss", "gradients", "update")
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is timed: large enough to reach the peak
-KINDS = ("locate", "draw, told where", "draw")
+KINDS = ("locate", "find", "draw, told where", "draw")
 WARM = 2  # steps that are not counted: the first compiles
 
 
@@ -112,11 +115,17 @@ def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
 def _begin(preset: Preset, kind: str, steps: int) -> Run:
     """A run before its first steps of a kind, of which all that draw are; it writes nothing."""
     told = float(kind == "draw, told where")
+    preset = replace(preset, find_steps=max(preset.find_steps, steps)) if kind == "find" else preset
     preset = replace(preset, steps=max(preset.steps, preset.draws_from + steps), told_poses=(told, told))
     with TemporaryDirectory() as folder:
         run = Run(preset, Path(folder), 0, make_accelerator(precision(preset.mixed_precision)), None)
-    run.step = 0 if kind == "locate" else preset.draws_from
+    run.step = {"locate": 0, "find": preset.locate_steps}.get(kind, preset.draws_from)
     return run
+
+
+def kinds_of(preset: Preset) -> list[str]:
+    """The kinds of steps that a preset takes."""
+    return [kind for kind in KINDS if kind != "find" or preset.find_steps]
 
 
 def table(rows: list[Utilisation], gpu: str | None) -> str:
@@ -140,13 +149,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)} (default: small)")
     parser.add_argument("--steps", type=int, default=5, help="that are timed, of each kind (default: 5)")
     parser.add_argument("--gpu", help=f"peak to compare with: one of {', '.join(GPUS)} (default: a matrix product's)")
+    parser.add_argument("--json", type=Path, help="file for the figures and where they come from")
     args = parser.parse_args(arguments)
     preset = get_preset(args.preset)
     if args.steps < 1:
         raise ValueError(f"expected 1 step or more, got {args.steps}: ask for some")
     if args.gpu is not None:
         get_gpu(args.gpu)
-    print(table([measure(preset, kind, args.steps) for kind in KINDS], args.gpu))
+    rows = [measure(preset, kind, args.steps) for kind in kinds_of(preset)]
+    if args.json is not None:
+        facts = {"preset": preset.name, "steps": args.steps, "commit": current_commit(), "torch": torch.__version__}
+        facts["rows"] = [asdict(row) | {"share": row.share()} for row in rows]
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
+    print(table(rows, args.gpu))
 
 
 if __name__ == "__main__":
