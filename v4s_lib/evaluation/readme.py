@@ -129,9 +129,12 @@ def claims(entries: list[Entry]) -> str:
 
 
 def sfm() -> str:
-    """The stored figures of the classical baseline, by the size of its frames."""
-    parts = []
-    for found in [load_results(name) for name in ("sfm_splat_32x48", "sfm_splat_256x416") if has_results(name)]:
+    """The classical baseline among the methods that get the same input; and by itself, of frames of other sizes."""
+    found = load_results("navigation_small")
+    metrics = ["failure", "registered", "psnr_recall", "psnr", "lpips", "sd"]
+    parts = [markdown_table(found, metrics, ["sfm_splat", "context_mean", "splat_sight", "ours"])]
+    for path in sorted(RESULTS.glob("sfm_splat_*.json")):
+        found = load_results(path.stem)
         gain = "{mean:+.1f} dB [{low:+.1f}, {high:+.1f}]".format(**found["gain"]["sfm_splat - context_mean"])
         rooms = f"Frames of {found['width']}×{found['height']}, {found['episodes']} {found['split']} rooms"
         table = markdown_table(found, ["failure", "registered", "psnr_recall", "psnr", "ssim"])
