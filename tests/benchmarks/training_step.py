@@ -19,7 +19,7 @@ from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.loop import make_optimizer
 from v4s_lib.training.presets import BASE, SMALL, SMOKE, Preset
-from v4s_lib.training.processor import fast_bf16
+from v4s_lib.training.processor import fast_attention, fast_bf16, make_accelerator
 from v4s_lib.training.utilisation import wait
 
 WORDS = 8  # of an instruction
@@ -89,15 +89,17 @@ def make_step(
     if compiled:
         model.compile_repeated_blocks()
     generator = torch.Generator(device).manual_seed(1)
+    accelerator = make_accelerator("bf16" if precision == "bf16" else "no")
 
     def step() -> None:
         sigma = torch.rand(len(batch.target), generator=generator, device=device)
         mix = sigma[:, None, None, None, None]
         noise = torch.randn(batch.target.shape, generator=generator, device=device)
         noisy = torch.cat([batch.target[:, :, :1], ((1 - mix) * batch.target + mix * noise)[:, :, 1:]], dim=2)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = predict(model, batch, noisy, 1000 * sigma)
-        (output.float() - batch.target)[:, :, 1:].square().mean().backward()
+        with fast_attention(accelerator):  # as in training, for either
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                output = predict(model, batch, noisy, 1000 * sigma)
+            (output.float() - batch.target)[:, :, 1:].square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
