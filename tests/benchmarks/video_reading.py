@@ -3,7 +3,7 @@
 Files are written in the run: a texture, over which ten bars tell the frame's index in binary, at a constant frame rate
 and, the same packets with other times, at a variable one. ``read_frames`` looks at all packets first, reads what is
 near the start with PyAV, which counts frames from the first one on, and the rest with decord in a process of its own,
-which takes time to start. decord is called with one thread, as PyAV is. torchcodec is compared where it is installed.
+which takes time to start. All readers take as many threads as they like. torchcodec is compared where it is installed.
 """
 
 import importlib.util
@@ -28,8 +28,8 @@ BITS = 10  # bars, one for each binary digit
 
 def write_numbered(path: Path, count: int) -> Path:
     """``count`` frames (at most 1,024) that tell their index, at 10 frames a second."""
-    texture = torch.randint(64, 192, (*SIZE, 3), generator=torch.Generator().manual_seed(0))
-    frames = torch.stack([texture.roll(2 * index, dims=1) for index in range(count)]).byte()
+    texture = torch.randint(64, 192, (*SIZE, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    frames = torch.stack([texture.roll(2 * index, dims=1) for index in range(count)])
     bits = (np.arange(count)[:, None] >> np.arange(BITS)) & 1
     frames[:, :BAR, : BITS * BAR] = 255 * torch.from_numpy(bits.repeat(BAR, axis=1)).byte()[:, None, :, None]
     write_video(path, frames, crf=23, pixels="yuv420p")
@@ -60,12 +60,13 @@ def vary_times(source: Path, path: Path) -> Path:
 def with_decord(path: Path, indices: list[int]) -> Tensor:
     from decord import VideoReader
 
-    return torch.from_numpy(VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy())
+    return torch.from_numpy(VideoReader(str(path)).get_batch(indices).asnumpy())
 
 
 def with_pyav(path: Path, indices: list[int]) -> Tensor:
     wanted, last = set(indices), max(indices)
     with av.open(path) as container:
+        container.streams.video[0].thread_type = "AUTO"  # as in ``read_frames``
         decoded = container.decode(video=0)
         frames = [frame.to_ndarray(format="rgb24") for i, frame in enumerate(islice(decoded, last + 1)) if i in wanted]
     return torch.from_numpy(np.stack(frames))

@@ -7,7 +7,6 @@ import pytest
 
 from v4s_lib.evaluation import evidence
 from v4s_lib.evaluation.claims import FOLDER, asked_ratios, load_claims
-from v4s_lib.evaluation.evidence import stored
 from v4s_lib.evaluation.ledger import (
     IN_PART,
     NOT_REPRODUCED,
@@ -118,71 +117,6 @@ def test_results_of_weights_that_shipped_before_count_and_say_so(folder, monkeyp
         judge_claim(claim, 1, folder)
 
 
-MADE = {"episodes": 64, "preset": "small", "split": "test", "rows": [{"metric": "training_seeds", "mean": 3.0}]}
-
-
-@pytest.mark.parametrize(
-    ("command", "changes", "taken"),
-    [
-        ("trained --arms reference other --seeds 1 2 3 --episodes 64", {}, True),
-        ("trained --arms reference --seeds 1 --episodes 64", {}, False),
-        ("trained --seeds 1 2 3", {}, False),
-        ("trained --seeds 1 2 3", {"episodes": 128}, True),
-        ("experiments some --episodes 8", {"rows": []}, False),
-        ("experiments some; experiments other --episodes 64", {"rows": []}, True),
-        ("experiments some --episodes 64", {"rows": [], "split": "validation"}, False),
-        ("experiments some --preset smoke --episodes 64", {"rows": []}, False),
-        ("calibrate", {"rows": [], "episodes": 128}, True),
-    ],
-)
-def test_results_must_be_what_the_claims_command_makes(command, changes, taken):
-    content = MADE | changes
-    if taken:
-        evidence.check_command(content, "some", command)
-    else:
-        with pytest.raises(ValueError, match=f"^expected some as made by '{command}', got it of "):
-            evidence.check_command(content, "some", command)
-
-
-def test_results_sampled_otherwise_than_their_preset_are_refused(folder):
-    content = json.loads((folder / "some.json").read_text()) | {"preset": "small", "inference_steps": 7}
-    (folder / "other.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="^expected other sampled with inference_steps 3, got 7: run its command"):
-        stored("other", folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights_sha256": "another"}, "to compare the other-seed1 that is stored, got another"),
-        ({"commit": "another"}, "scored by one commit, got 2"),
-    ],
-)
-def test_arms_are_compared_as_they_are_stored(tmp_path, changes, message):
-    runs = {"reference-seed1": "a", "other-seed1": "b"}
-    content = {"arm": "other", "measure": "navigation", "preset": "smoke", "weights": runs, "rows": []}
-    (tmp_path / "scored").mkdir()
-    for run, digest in runs.items():
-        scored = {"weights_sha256": digest, "commit": "one"}
-        (tmp_path / "scored" / f"{run}-navigation.json").write_text(json.dumps(scored))
-    for name in ("fit", "unfit"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    assert stored("fit", tmp_path)["arm"] == "other"
-    (tmp_path / "scored" / "other-seed1-navigation.json").write_text(json.dumps(scored | changes))
-    with pytest.raises(ValueError, match=f"^expected unfit {message}"):
-        stored("unfit", tmp_path)
-
-
-def test_arms_that_began_with_other_weights_are_of_earlier_ones():
-    now = evidence.shipped_start("small")
-    assert [evidence.is_earlier({"preset": "small", "start": start}) for start in (now, "0", None)] == [
-        False,
-        True,
-        False,
-    ]
-    assert not evidence.is_earlier({"preset": "smoke", "start": "0"})  # no weights of this scale ship
-
-
 def second_seed(folder, score: float) -> None:
     """Results of another training seed beside those of the shipped weights."""
     results = json.loads((folder / "some.json").read_text())
@@ -191,6 +125,17 @@ def second_seed(folder, score: float) -> None:
     results["rows"][0]["mean"] = score
     (folder / "seed2").mkdir()
     (folder / "seed2/some.json").write_text(json.dumps(results))
+
+
+def test_another_seed_must_be_made_by_the_command_too(folder):
+    claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.5)], "command": "x --episodes 8"}
+    second_seed(folder, 0.55)
+    judge_claim(claim, 2, folder)
+    place = folder / "seed3"
+    place.mkdir()
+    (place / "some.json").write_text(json.dumps(json.loads((folder / "some.json").read_text()) | {"episodes": 4}))
+    with pytest.raises(ValueError, match="^expected some as made by 'x --episodes 8', got it of .*: run the command"):
+        judge_claim(claim, 2, folder)
 
 
 def test_a_check_holds_if_it_does_on_every_seed(folder):

@@ -1,9 +1,9 @@
 """Which stored results count for the claims.
 
 Results must belong to the shipped weights, those of other training seeds (``results/seed*``) to the trainings on
-record; those of arms must have the sight of the shipped weights, and be compared by one commit. All others are refused,
-but for weights that ``claims.yaml`` names as shipped before. They must have been sampled as their preset says, over the
-rooms and training seeds that the claim's command asks for.
+record; arms must have begun with the shipped weights, and be compared by one commit. All others are refused, but for
+weights that ``claims.yaml`` names as shipped before. Tables must have been sampled as their preset samples now, and all
+cover the rooms and training seeds that the claim's command asks for.
 """
 
 import json
@@ -44,6 +44,9 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
             f"expected {name} of arms with the sight of the shipped weights, got some with {sight[:12]}: "
             "train them again"
         )
+    start = content.get("start")
+    if start is not None and not is_earlier(content) and shipped_start(content["preset"]) not in (None, start):
+        raise ValueError(f"expected {name} of arms that began with the shipped weights, got {start[:12]}: train again")
     check_sampling(content, name)
     check_arms(content, name, folder)
     return content
@@ -54,7 +57,7 @@ ASKED = {"episodes": "128", "preset": "small", "split": "test"}  # of a command 
 
 
 def check_sampling(content: dict[str, Any], name: str) -> None:
-    """``ValueError`` for results that were not sampled as their preset samples now."""
+    """``ValueError`` for a table that was not sampled as its preset samples now."""
     for fact in SAMPLING:
         if fact in content and content[fact] != getattr(get_preset(content["preset"]), fact):
             raise ValueError(
@@ -67,11 +70,12 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
     """``ValueError`` for a comparison of other trainings than those stored beside it, or of several commits."""
     if "arm" not in content or "weights" not in content:
         return
-    commits = set()
+    commits, scored = set(), (folder / name).with_name("scored")
     for run, digest in content["weights"].items():
-        single = json.loads(
-            (folder / name).with_name("scored").joinpath(f"{run}-{content['measure']}.json").read_text()
-        )
+        file = scored / f"{run}-{content['measure']}.json"
+        if not file.is_file():
+            raise ValueError(f"expected the {run} that {name} compares in {file}, got no file: score it again")
+        single = json.loads(file.read_text())
         commits.add(single["commit"])
         if single["weights_sha256"] != digest:
             raise ValueError(f"expected {name} to compare the {run} that is stored, got another: compare them again")
@@ -106,9 +110,7 @@ def _asked(line: str) -> dict[str, str]:
 
 def is_earlier(content: dict[str, Any]) -> bool:
     """Whether results wait to be made again: of weights that shipped before, or of arms that began with such."""
-    if content.get("start") is not None:
-        return shipped_start(content["preset"]) not in (None, content["start"])
-    return content.get("weights_sha256") in earlier_weights()
+    return not earlier_weights().isdisjoint([content.get("weights_sha256"), content.get("start")])
 
 
 @lru_cache(maxsize=1)
@@ -125,19 +127,20 @@ def _shipped_models(preset: str) -> Models:
 @lru_cache(maxsize=4)
 def shipped_sight(preset: str) -> str | None:
     """The digest of what works out places in the shipped weights of a preset; None where none ship."""
-    if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
-        return None
-    return weights_digest(_shipped_models(preset).ours.transformer.sight)
+    return weights_digest(_shipped_models(preset).ours.transformer.sight) if _ships(preset) else None
 
 
 @lru_cache(maxsize=4)
 def shipped_start(preset: str) -> str | None:
     """The digest of what arms take from the shipped weights of a preset; None where none ship."""
-    if not (MANIFESTS / f"weights_{preset}.yaml").is_file():
+    if not _ships(preset):
         return None
-    return state_digest(
-        initial_weights(arm_preset("reference", get_preset(preset)), arm_start("reference", preset, None))
-    )
+    reference = arm_preset("reference", get_preset(preset))
+    return state_digest(initial_weights(reference, arm_start("reference", preset, None)))
+
+
+def _ships(preset: str) -> bool:
+    return (MANIFESTS / f"weights_{preset}.yaml").is_file()
 
 
 def shipped_digests(preset: str, task: str) -> dict[str, str]:

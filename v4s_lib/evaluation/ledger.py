@@ -18,7 +18,6 @@ from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
-COLUMNS = {"source": "source", "counts when": "reproduced_when"}  # of the whole table, by key of the claim
 NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not testable at this scale", "by design, see the tests"
 
 
@@ -101,13 +100,13 @@ def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = 
     if "only_if" in claim:
         if not _file(claim["only_if"], folder).is_file():
             return Entry(claim, NOT_RUN)
+        check_made(claim, [claim["only_if"]], folder)
         presupposed = on_every_seed(claim["only_if"], folder)
         if not presupposed.holds:
             return Entry(claim, UNTESTED, [presupposed])
     if any(not _file(check, folder).is_file() for check in claim["checks"]):
         return Entry(claim, NOT_RUN)
-    for name in dict.fromkeys(check["results"] for check in claim["checks"]):
-        check_command(stored(name, folder), name, claim["command"])
+    check_made(claim, claim["checks"], folder)
     checks = [on_every_seed(check, folder) for check in claim["checks"]]
     held = sum(check.holds for check in checks)
     decided = all(check.holds for check in checks if check.decisive)
@@ -124,13 +123,25 @@ def judge_claim(claim: dict[str, Any], seeds_wanted: int, folder: Path | None = 
 def on_every_seed(check: dict[str, Any], folder: Path | None = None) -> Check:
     """A check on the shipped weights and on every other training seed whose results are stored."""
     folder = folder or results.RESULTS
-    places = [place for place in (folder, *sorted(folder.glob("seed*"))) if _file(check, place).is_file()]
+    places = _places(check, folder)
     found = json.loads(_file(check, folder).read_text())
     named = [row["mean"] for row in found.get("rows", []) if row["metric"] == "training_seeds"]
     untrained = "gate" in check or check.get("method") == "ground_truth"
     trainings = None if untrained else int(named[0]) if named else len(places)
     seeds = [checked for place in places for checked in evaluate_seeds(check, place)]
     return Check(seeds, check.get("decisive", False), trainings, is_earlier(found))
+
+
+def check_made(claim: dict[str, Any], checks: list[dict[str, Any]], folder: Path) -> None:
+    """``ValueError`` where results that checks look at are not what the claim's command makes."""
+    for check in checks:
+        for place in _places(check, folder):
+            check_command(stored(check["results"], place), check["results"], claim["command"])
+
+
+def _places(check: dict[str, Any], folder: Path) -> list[Path]:
+    """The folder, and those of other training seeds, where they have what the check looks at."""
+    return [place for place in (folder, *sorted(folder.glob("seed*"))) if _file(check, place).is_file()]
 
 
 def _file(check: dict[str, Any], folder: Path) -> Path:
@@ -190,8 +201,13 @@ def ledger_table(entries: list[Entry]) -> str:
         lines = entry.claim.get("command", "").split("; ")
         return " and ".join(f"`{line}`" for line in lines if line) or "–"
 
-    known = {head: lambda entry, key=key: entry.claim[key] for head, key in COLUMNS.items()}
-    return _table(entries, ours, {**known, "command": command})
+    def source(entry: Entry) -> str:
+        return entry.claim["source"]
+
+    def bars(entry: Entry) -> str:
+        return entry.claim["reproduced_when"]
+
+    return _table(entries, ours, {"source": source, "counts when": bars, "command": command})
 
 
 def brief_table(entries: list[Entry]) -> str:

@@ -155,7 +155,7 @@ def score_episode(
     episode, clips, frames, used = episode_clips(models, preset, split, index, seed, samples)
     clips, facts = with_classical(clips, episode, frames, preset.task.camera)
     known = episode.known(frames, preset.task.camera)
-    scores = {name: picture_measures(clip, episode.target.rgb, known, True) for name, clip in clips.items()}
+    scores = {name: picture_measures(clip, episode.target.rgb, known, perceptual=True) for name, clip in clips.items()}
     _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
     generated = {name: clips[name] for name in FOLLOWED if name in clips}
     path = replayed(unrelated[0], episode.target_c2w[0])

@@ -129,17 +129,10 @@ def claims(entries: list[Entry]) -> str:
 
 
 def sfm() -> str:
-    """The classical baseline among the methods that get the same input; and by itself, of frames of other sizes."""
+    """The classical baseline among the methods that get the same input."""
     found = load_results("navigation_small")
     metrics = ["failure", "registered", "psnr_recall", "psnr", "lpips", "sd"]
-    parts = [markdown_table(found, metrics, ["sfm_splat", "context_mean", "splat_sight", "ours"])]
-    for path in sorted(RESULTS.glob("sfm_splat_*.json")):
-        found = load_results(path.stem)
-        gain = "{mean:+.1f} dB [{low:+.1f}, {high:+.1f}]".format(**found["gain"]["sfm_splat - context_mean"])
-        rooms = f"Frames of {found['width']}×{found['height']}, {found['episodes']} {found['split']} rooms"
-        table = markdown_table(found, ["failure", "registered", "psnr_recall", "psnr", "ssim"])
-        parts.append(f"{rooms}; `sfm_splat - context_mean`, psnr_recall: {gain}\n\n{table}")
-    return "\n\n".join(parts)
+    return markdown_table(found, metrics, ["sfm_splat", "context_mean", "splat_sight", "ours"])
 
 
 def benchmarks() -> str:

@@ -23,7 +23,6 @@ from v4s_lib.evaluation.ledger import EARLIER, ledger_table, read_ledger
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips, episode_seed
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
-    RESULTS,
     gains,
     has_results,
     load_models,
@@ -185,15 +184,13 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
 
 
 def other_tables() -> dict[str, str]:
-    """The stored experiments, the classical baseline and the arms: heading and table in Markdown."""
+    """The stored experiments and the arms: heading and table in Markdown."""
     found = {path.stem: stored(path.stem, FOLDER) for path in sorted(FOLDER.glob("*.json"))}
     found = {
         f"Experiment: {name}{EARLIER if is_earlier(content) else ''}": content
         for name, content in found.items()
         if "arm" not in content
     }
-    for path in sorted(RESULTS.glob("sfm_splat_*.json")):
-        found[f"Structure from motion, then a splat: {path.stem}"] = load_results(path.stem)
     drawn = {
         heading: markdown_table(content, list(dict.fromkeys(row["metric"] for row in content["rows"])))
         for heading, content in found.items()

@@ -115,7 +115,10 @@ def measure(preset: Preset, kind: str, steps: int) -> Utilisation:
 def _begin(preset: Preset, kind: str, steps: int) -> Run:
     """A run before its first steps of a kind, of which all that draw are; it writes nothing."""
     told = float(kind == "draw, told where")
-    preset = replace(preset, find_steps=max(preset.find_steps, steps)) if kind == "find" else preset
+    if kind == "locate":
+        preset = replace(preset, locate_steps=max(preset.locate_steps, steps))
+    if kind == "find":
+        preset = replace(preset, find_steps=max(preset.find_steps, steps))
     preset = replace(preset, steps=max(preset.steps, preset.draws_from + steps), told_poses=(told, told))
     with TemporaryDirectory() as folder:
         run = Run(preset, Path(folder), 0, make_accelerator(precision(preset.mixed_precision)), None)
@@ -159,7 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [measure(preset, kind, args.steps) for kind in kinds_of(preset)]
     if args.json is not None:
         facts = {"preset": preset.name, "steps": args.steps, "commit": current_commit(), "torch": torch.__version__}
-        facts["rows"] = [asdict(row) | {"share": row.share()} for row in rows]
+        facts |= {"threads": torch.get_num_threads(), "gpu": args.gpu}
+        peak = None if args.gpu is None else get_gpu(args.gpu).peak
+        facts["rows"] = [asdict(row) | {"share": row.share(peak)} for row in rows]
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(facts, indent=1) + "\n")
     print(table(rows, args.gpu))
 

@@ -41,7 +41,7 @@ def score_room(split: str, index: int, task: RoomTask) -> dict[str, dict[str, fl
     mean = context_mean(episode.target.rgb[0], episode.scan.rgb[frames], len(episode.target_c2w))
     known = episode.known(frames, task.camera)
     clips = {"sfm_splat": clip, "context_mean": mean}
-    scores = {name: picture_measures(video, episode.target.rgb, known, True) for name, video in clips.items()}
+    scores = {name: picture_measures(video, episode.target.rgb, known) for name, video in clips.items()}
     return scores | {"sfm_splat": scores["sfm_splat"] | facts}
 
 
