@@ -30,7 +30,6 @@ def _pair(arm: Arm) -> list[Arm]:
 
 
 FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
-LONG = (12, 84)  # the same in long scans: 48 and 336 frames
 
 EXPERIMENTS = {
     "guidance": [
@@ -47,7 +46,7 @@ EXPERIMENTS = {
     "long_scan": [
         Arm("without context", scan_latents=100, with_context=False),
         *(
-            Arm(f"{count} latents", context_latents=count, scan_latents=100, followed=count in LONG, least_shared=0.0)
+            Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
             for count in (3, 12, 16, 25, 84)
         ),
     ],
