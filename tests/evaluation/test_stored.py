@@ -31,6 +31,7 @@ def test_a_room_of_each_table_has_its_stored_figures(models, task):
         ("guidance", "joint 1.5"),
         ("context", "25 latents"),
         ("long_scan", "25 latents"),
+        ("grounding_context", "25 latents"),
         ("handheld", "handheld"),
         ("worlds", "park"),
     ],
@@ -41,6 +42,6 @@ def test_a_room_of_each_experiment_has_its_stored_figures(models, experiment, na
     if is_earlier(found):
         pytest.skip("these figures are of weights that do not ship any more, as the ledger says")
     scores = score_arm(models.ours, SMALL, arm, found["split"], ROOM, found["seed"])
-    tolerance = {"psnr_recall": 0.05, "psnr": 0.05, "navigation_accuracy": 1e-6}
+    tolerance = {"psnr_recall": 0.05, "psnr": 0.05}  # of the others, shares of a few frames, none
     for metric, values in found["per_episode"].items():
-        assert scores[metric] == pytest.approx(values[ROOM], abs=tolerance[metric]), metric
+        assert scores[metric] == pytest.approx(values[ROOM], abs=tolerance.get(metric, 1e-6)), metric

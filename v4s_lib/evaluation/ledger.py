@@ -166,7 +166,8 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
         gain = _find(found["gain"], check["pair"], check["results"])
         gain = gain if seed is None else gain["by_seed"][seed]
         end = check.get("end")
-        what, value = check["pair"] + (f", {end} end" if end else ""), gain[end or "mean"]
+        clips = f" of {found['measure']}" if "measure" in found else ""  # of arms
+        what, value = check["pair"] + clips + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = gain["low"], gain["high"]
     else:
         row = results.find_row(found, check["method"], check["metric"])
