@@ -28,7 +28,7 @@ def placed():
 
 def test_places_that_are_right_are_not_to_blame(placed):
     episode, found = placed
-    assert navigation_cause(found, episode).startswith("places are right")
+    assert navigation_cause(found, episode).startswith("no place is astray")
 
 
 def test_a_start_frame_that_is_turned_is_misplaced(placed):
@@ -50,7 +50,7 @@ def test_one_bad_frame_accuses_no_other(placed):
     context = found["context"].clone()
     context[-1, -1] = context[-1, -1] @ TURN
     cause = navigation_cause(found | {"context": context}, episode)
-    assert cause.startswith("places are right") and "0.00 m off, 6% of" in cause
+    assert cause.startswith("no place is astray") and "0.00 m off, 6% of" in cause
 
 
 def facing(goal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:

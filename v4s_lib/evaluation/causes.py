@@ -31,7 +31,7 @@ def navigation_cause(found: dict[str, Tensor], episode: NavigationEpisode) -> st
         return f"context frames are misplaced ({facts})"
     if turned > MAX_ROTATION or away > MAX_TRANSLATION:
         return f"the start frame is misplaced ({facts})"
-    return f"places are right: depths or drawing are not ({facts})"
+    return f"no place is astray: small errors of places, depths or drawing ({facts})"
 
 
 def _astray(poses: Tensor, truth: Tensor) -> Tensor:
