@@ -1,7 +1,7 @@
 """Sampling with a cached context against encoding it at every step.
 
 The same weights give the same video either way; that is checked before anything is timed. Two-way attention is another
-model of the same size, for it cannot have a cache. ``ideal`` is what both ways' operations promise, counted by torch.
+model of the same size, for it cannot have a cache. Every clip has words and a camera path of its own. ``ideal`` is what both ways' operations promise, counted by torch.
 Where a model is so wide that attention itself hardly counts, S steps over C context and N target latents cost S (C + N)
 or C + S N: what that promises is in the row's name. On a CPU the model is narrow, and attention counts most; on a GPU
 it has the width of Wan2.2-5B, not its depth, and is timed in bf16.
@@ -17,14 +17,22 @@ from v4s_lib.evaluation.ratios import Comparison, throughput, time_pairs
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training.memory import held_bytes
 from v4s_lib.training.utilisation import operations, wait
+from v4s_lib.worlds.paths import FRAMES_PER_LATENT
 
 PAPER = (84, 46)  # context and target latents
 TOKENS = (8, 13)  # rows and columns of a latent: the paper's 104
 STEPS = 10
-CHANNELS = 16
+CHANNELS, WORDS = 16, 8
 SIZES = {  # the second is as wide as Wan2.2-5B
-    "cpu": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "freq_dim": 64, "ffn_dim": 256},
-    "cuda": {"num_layers": 8, "num_attention_heads": 24, "attention_head_dim": 128, "freq_dim": 256, "ffn_dim": 14336},
+    "cpu": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "text_dim": 64, "freq_dim": 64, "ffn_dim": 256},
+    "cuda": {
+        "num_layers": 8,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "ffn_dim": 14336,
+    },
 }
 
 
@@ -34,7 +42,7 @@ def make_model(context_attention: str, device: torch.device) -> ContextVideoTran
     model = ContextVideoTransformer(
         patch_size=(1, 1, 1),
         in_channels=CHANNELS,
-        text_dim=None,
+        pose_encoding="ray_map",
         context_attention=context_attention,
         **SIZES[device.type],
     )
@@ -53,6 +61,15 @@ def encode(model: ContextVideoTransformer, context: Tensor, cached: bool) -> dic
     return {"context_latents": context, "context_time_index": indices(context)}
 
 
+def told(model: ContextVideoTransformer, clips: int, latents: int) -> dict[str, Tensor]:
+    """Words and a camera path for each clip, random: other sentences, and other ways."""
+    generator = torch.Generator().manual_seed(clips)
+    words = torch.randn(clips, WORDS, model.config.text_dim, generator=generator)
+    path = torch.eye(4).repeat(clips, latents, FRAMES_PER_LATENT, 1, 1)
+    path[..., :3, 3] = torch.randn(clips, latents, FRAMES_PER_LATENT, 3, generator=generator)
+    return {"encoder_hidden_states": words.to(model.device, model.dtype), "camera_path": path.to(model.device)}
+
+
 @torch.no_grad()
 def denoise(model: ContextVideoTransformer, noise: Tensor, first: int, given: dict) -> Tensor:
     """The mean of what ``STEPS`` forward passes predict, so that none can be left out."""
@@ -66,18 +83,21 @@ def denoise(model: ContextVideoTransformer, noise: Tensor, first: int, given: di
 
 def sample(model: ContextVideoTransformer, context: Tensor, noise: Tensor, cached: bool) -> Tensor:
     """Clips of one context, together."""
-    outputs = denoise(model, noise, context.shape[2] + 4, encode(model, context, cached))
+    given = encode(model, context, cached) | told(model, len(noise), noise.shape[2])
+    outputs = denoise(model, noise, context.shape[2] + 4, given)
     wait(noise.device)
     return outputs
 
 
 def sample_in_turn(model: ContextVideoTransformer, context: Tensor, noise: Tensor, keep: bool) -> None:
     """The same clips one after the other, from one cache or each from its own."""
-    given = encode(model, context, cached=True)
+    given, asked = encode(model, context, cached=True), told(model, len(noise), noise.shape[2])
     for number in range(len(noise)):
         if number and not keep:
             given = encode(model, context, cached=True)
-        denoise(model, noise[number : number + 1], context.shape[2] + 4, given)
+        one = slice(number, number + 1)
+        own = {name: value[one] for name, value in asked.items()}
+        denoise(model, noise[one], context.shape[2] + 4, given | own)
     wait(noise.device)
 
 
@@ -100,9 +120,9 @@ def compare(pairs: int, quick: bool, device: torch.device) -> Iterator[Compariso
     for size, (count, moving) in sizes.items():
         context, noise = draw(one_way, count, tokens), draw(one_way, moving, tokens)
         yield from against_uncached(one_way, two_way, size, context, noise, pairs)
-    few = (1, 2) if quick else (2, 2) if device.type == "cpu" else TOKENS
+    few = (1, 2) if quick else (4, 6) if device.type == "cpu" else TOKENS  # as many as preset small has
     yield from growth(one_way, [2, 4, 8] if quick else [10, 100, 1000], few, pairs)
-    yield from shared(one_way, [2] if quick else [4, 16], (8, 2) if quick else (80, 8), tokens, pairs)
+    yield from shared(one_way, [2] if quick else [1, 4, 16], (8, 2) if quick else (80, 8), tokens, pairs)
 
 
 def against_uncached(
@@ -124,7 +144,7 @@ def against_uncached(
         measured = time_pairs(ours, other, pairs)
         yield Comparison(f"time of {what} (very wide: {wide:.2f})", "cached", name, "s", measured, ideal)
         peaks = tuple(held_bytes(call, noise.device) / 2**20 for call in (ours, other))  # the same at every call
-        yield Comparison(f"peak memory of {what}", "cached", name, "MiB", [peaks])
+        yield Comparison(f"peak memory, taken once, of {what}", "cached", name, "MiB", [peaks])
 
 
 def growth(
@@ -152,5 +172,5 @@ def shared(
         for name, keep in (("in turn, from one cache", True), ("in turn, the context encoded for each", False)):
             in_turn = partial(sample_in_turn, model, context, noise, keep)
             measured = throughput(time_pairs(together, in_turn, pairs), count, count)
-            what = f"{count} clips of one context, {size[0]} to {size[1]} latents, {STEPS} steps"
+            what = f"clips of one context: {count}, {size[0]} to {size[1]} latents, {STEPS} steps"
             yield Comparison(what, "together, from one cache", name, "clips/s", measured)

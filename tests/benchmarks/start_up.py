@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from v4s_lib.evaluation.ratios import Comparison, time_pairs
+from v4s_lib.training.presets import SMALL
 
 TORCH = "import torch"
 WAN = "from diffusers import WanTransformer3DModel"
@@ -35,10 +36,11 @@ def start(code: str) -> None:
 
 def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` leaves out all but the first."""
+    clip = f"{SMALL.task.target_latents} latents, {SMALL.inference_steps} steps, weights checked"
     rows = [
         ("import", "v4s_lib.model.transformer", MODEL, "torch", TORCH),
         ("import", "v4s_lib.model.transformer", MODEL, "diffusers' WanTransformer3DModel", WAN),
-        ("start to the first clip", "8 latents, 3 steps, weights checked", FIRST_CLIP, "import torch", TORCH),
+        ("start to the first clip", clip, FIRST_CLIP, "import torch", TORCH),
         ("start to the first clip", "the same", FIRST_CLIP, "import diffusers' pipeline and scheduler", PIPELINE),
         ("import", "v4s_lib", "import v4s_lib", "torch", TORCH),
     ]

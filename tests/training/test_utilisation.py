@@ -1,7 +1,7 @@
 """What a step's time goes into: counted operations against a count by hand, and parts that add up."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from v4s_lib.training.utilisation import (
     KINDS,
     PARTS,
     Utilisation,
+    all_minutes,
     count_flops,
     kinds_of,
     main,
@@ -23,9 +24,19 @@ from v4s_lib.training.utilisation import (
 def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
     row = Utilisation("draw", {"rooms": 1.0, "loss": 1.0, "gradients": 1.5, "update": 0.5}, flops=2e12, peak=1e12)
     assert row.share() == 0.5 and row.share(4e12) == 0.125
-    line = table([row], None).splitlines()[-1]
+    found = {"gpu": None, "all_steps": 10, "minutes": 2.4, "rows": [asdict(row) | {"share": row.share()}]}
+    *_, line, _, last = table(found).splitlines()
+    assert last == "All 10 steps at this pace: 2 minutes."
     assert line == "| draw | 4 | 25% | 25% | 38% | 12% | 2e+03 | 50% |"
-    assert "the peak of h200" in table([row], "h200")
+    assert "the peak of h200" in table(found | {"gpu": "h200"})
+
+
+def test_the_minutes_of_all_steps_are_known():
+    taken = {"locate": 6.0, "find": 0.6, "draw, told where": 12.0, "draw": 24.0}
+    rows = [Utilisation(kind, {"loss": seconds}, flops=1.0, peak=1.0) for kind, seconds in taken.items()]
+    preset = replace(SMOKE, locate_steps=10, find_steps=100, steps=120, told_poses=(1.0, 0.5))
+    assert all_minutes(preset, rows) == pytest.approx(1 + 1 + 10 * (0.75 * 12 + 0.25 * 24) / 60)
+    assert all_minutes(replace(preset, find_steps=0), rows[:1] + rows[2:]) == pytest.approx(1 + 110 * 15 / 60)
 
 
 def test_parts_are_timed_and_operations_counted():
@@ -53,7 +64,7 @@ def test_every_kind_of_step_is_stored(tmp_path, capsys):
     assert found["preset"] == "smoke" and len(found["commit"]) == 40
     assert [row["kind"] for row in found["rows"]] == list(KINDS)
     assert all(row["share"] > 0 and set(row["seconds"]) == set(PARTS) for row in found["rows"])
-    assert [line.split(" | ")[0][2:] for line in capsys.readouterr().out.splitlines()[2:]] == list(KINDS)
+    assert [line.split(" | ")[0][2:] for line in capsys.readouterr().out.splitlines()[2:-2]] == list(KINDS)
     assert kinds_of(replace(SMOKE, find_steps=0)) == [kind for kind in KINDS if kind != "find"]
 
 

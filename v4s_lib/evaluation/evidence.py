@@ -21,6 +21,9 @@ from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import initial_weights
 
+SAMPLING = ("guidance_scale", "inference_steps")
+ASKED = {"episodes": "128", "preset": "small", "split": "test"}  # of a command that does not say
+
 
 @lru_cache(maxsize=8)
 def stored(name: str, folder: Path) -> dict[str, Any]:
@@ -50,10 +53,6 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     check_sampling(content, name)
     check_arms(content, name, folder)
     return content
-
-
-SAMPLING = ("guidance_scale", "inference_steps")
-ASKED = {"episodes": "128", "preset": "small", "split": "test"}  # of a command that does not say
 
 
 def check_sampling(content: dict[str, Any], name: str) -> None:

@@ -124,7 +124,7 @@ def on_every_seed(check: dict[str, Any], folder: Path | None = None) -> Check:
     """A check on the shipped weights and on every other training seed whose results are stored."""
     folder = folder or results.RESULTS
     places = _places(check, folder)
-    found = json.loads(_file(check, folder).read_text())
+    found = stored(check["results"], folder)
     named = [row["mean"] for row in found.get("rows", []) if row["metric"] == "training_seeds"]
     untrained = "gate" in check or check.get("method") == "ground_truth"
     trainings = None if untrained else int(named[0]) if named else len(places)

@@ -24,7 +24,7 @@ from v4s_lib.evaluation.results import (
     seed_results,
     tables,
 )
-from v4s_lib.training import minutes
+from v4s_lib.training import minutes, utilisation
 from v4s_lib.training.presets import get_preset
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -157,8 +157,12 @@ def solvers() -> str:
 
 def recipe() -> str:
     """What the stored changes of the training recipe are worth in equal minutes, on validation rooms."""
-    stored = [load_results(f"minutes_{spent}_small") for spent in (6, 12)]
-    return "\n\n".join(f"{found['minutes']:g} minutes an arm:\n\n{minutes.table(found['arms'])}" for found in stored)
+    return minutes.table(load_results("minutes_small")["arms"])
+
+
+def profile() -> str:
+    """What a training step's stored time goes into."""
+    return utilisation.table(load_results("utilisation_small"))
 
 
 def with_tables(text: str) -> str:
@@ -173,6 +177,7 @@ def with_tables(text: str) -> str:
         "benchmarks": benchmarks,
         "solvers": solvers,
         "recipe": recipe,
+        "profile": profile,
     }
     for name, draw in blocks.items():
         opening = f"<!-- {name} -->"

@@ -65,7 +65,13 @@ def asked(args: argparse.Namespace) -> Preset:
         changes["steps"] = changes.get("steps", preset.steps) - replace(preset, **changes).draws_from
         changes |= {"locate_steps": 0, "find_steps": 0}
         changes["loss"] = replace(preset.loss, use_context=False)
-    return replace(preset, **changes)
+    changed = replace(preset, **changes)
+    if args.steps and not args.find and changed.steps <= changed.draws_from:
+        raise ValueError(
+            f"expected more than the {changed.draws_from:,} steps that teach to locate and to find, got --steps "
+            f"{args.steps:,}: add those that are to teach drawing"
+        )
+    return changed
 
 
 @command("run the same command to go on from the last checkpoint")

@@ -131,19 +131,27 @@ def kinds_of(preset: Preset) -> list[str]:
     return [kind for kind in KINDS if kind != "find" or preset.find_steps]
 
 
-def table(rows: list[Utilisation], gpu: str | None) -> str:
-    """In Markdown: a line for each kind of step."""
-    peak = None if gpu is None else get_gpu(gpu).peak
-    of = "a large matrix product" if gpu is None else f"the peak of {gpu}"
+def all_minutes(preset: Preset, rows: list[Utilisation]) -> float:
+    """Of all steps of a preset at this pace, without validation."""
+    taken = {row.kind: sum(row.seconds.values()) for row in rows}
+    told = sum(preset.told_poses) / 2  # of the steps that draw, as their share goes from the first to the second
+    draw = told * taken["draw, told where"] + (1 - told) * taken["draw"]
+    find = preset.find_steps * taken.get("find", 0.0)
+    return (preset.locate_steps * taken["locate"] + find + (preset.steps - preset.draws_from) * draw) / 60
+
+
+def table(found: dict[str, Any]) -> str:
+    """In Markdown, of the figures as they are stored: a line for each kind of step."""
+    of = "a large matrix product" if found["gpu"] is None else f"the peak of {found['gpu']}"
     lines = [
         f"| step | seconds | {' | '.join(PARTS)} | GFLOP | share of {of} |",
         "|---|" + "---|" * (len(PARTS) + 3),
     ]
-    for row in rows:
-        total = sum(row.seconds.values())
-        shares = " | ".join(f"{row.seconds[part] / total:.0%}" for part in PARTS)
-        lines.append(f"| {row.kind} | {total:.3g} | {shares} | {row.flops / 1e9:.3g} | {row.share(peak):.0%} |")
-    return "\n".join(lines)
+    for row in found["rows"]:
+        total = sum(row["seconds"].values())
+        shares = " | ".join(f"{row['seconds'][part] / total:.0%}" for part in PARTS)
+        lines.append(f"| {row['kind']} | {total:.3g} | {shares} | {row['flops'] / 1e9:.3g} | {row['share']:.0%} |")
+    return "\n".join([*lines, "", f"All {found['all_steps']:,} steps at this pace: {found['minutes']:.0f} minutes."])
 
 
 @command("nothing was written; run the same command again")
@@ -157,17 +165,16 @@ def main(arguments: list[str] | None = None) -> None:
     preset = get_preset(args.preset)
     if args.steps < 1:
         raise ValueError(f"expected 1 step or more, got {args.steps}: ask for some")
-    if args.gpu is not None:
-        get_gpu(args.gpu)
+    peak = None if args.gpu is None else get_gpu(args.gpu).peak
     rows = [measure(preset, kind, args.steps) for kind in kinds_of(preset)]
+    facts = {"preset": preset.name, "steps": args.steps, "commit": current_commit(), "torch": torch.__version__}
+    facts |= {"threads": torch.get_num_threads(), "gpu": args.gpu}
+    facts |= {"all_steps": preset.steps, "minutes": all_minutes(preset, rows)}
+    facts["rows"] = [asdict(row) | {"share": row.share(peak)} for row in rows]
     if args.json is not None:
-        facts = {"preset": preset.name, "steps": args.steps, "commit": current_commit(), "torch": torch.__version__}
-        facts |= {"threads": torch.get_num_threads(), "gpu": args.gpu}
-        peak = None if args.gpu is None else get_gpu(args.gpu).peak
-        facts["rows"] = [asdict(row) | {"share": row.share(peak)} for row in rows]
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(facts, indent=1) + "\n")
-    print(table(rows, args.gpu))
+    print(table(facts))
 
 
 if __name__ == "__main__":
