@@ -279,6 +279,8 @@ def test_the_ledger_that_ships_covers_every_claim():
     table = ledger_table(entries)
     assert all(f"| {name} |" in table for name in names)
     assert len({line.count("|") for line in table.splitlines()}) == 1
+    measured = [entry for entry in entries if "checks" in entry.claim]
+    assert sum("| notebook 0" in line for line in table.splitlines()) == len(measured) == len(entries) - 1
     assert all(entry.claim["source"] in table and entry.claim["reproduced_when"] in table for entry in entries)
 
 
@@ -296,7 +298,7 @@ def test_every_proof_is_there():
         ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 3.0), (25, 1.0), (100, 0.9))}, REPRODUCED),
         ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 3.0), (25, 1.0), (100, 1.2))}, NOT_REPRODUCED),
         ("C7", {(f"{n} latents", "time_per_frame"): t for n, t in ((3, 1.0), (25, 1.3), (100, 1.2))}, NOT_REPRODUCED),
-        ("C8", {(f"{n} latents", "navigation_accuracy"): share for n, share in ((3, 0.4), (25, 0.48))}, REPRODUCED),
+        ("C8", {(f"{n} latents", "navigation_accuracy"): share for n, share in ((3, 0.4), (25, 0.48))}, IN_PART),
         ("C8", {(f"{n} latents", "navigation_accuracy"): share for n, share in ((3, 0.4), (25, 0.46))}, NOT_REPRODUCED),
     ],
 )

@@ -18,7 +18,19 @@ from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
-NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not testable at this scale", "by design, see the tests"
+NOT_RUN, UNTESTED, BY_DESIGN = "not run yet", "not testable at this scale", "reproduced, by design"
+
+# Which notebook draws results, by the beginning of their name; the first that fits.
+SHOWN = {
+    "navigation": "05",
+    "grounding": "06",
+    "judges": "06",
+    "arms": "07",
+    "experiments/guidance": "02",
+    "experiments/context": "08",
+    "experiments/long_scan": "08",
+    "experiments": "09",
+}
 
 
 @dataclass(frozen=True)
@@ -202,13 +214,18 @@ def ledger_table(entries: list[Entry]) -> str:
         lines = entry.claim.get("command", "").split("; ")
         return " and ".join(f"`{line}`" for line in lines if line) or "–"
 
+    def shown(entry: Entry) -> str:
+        names = [check["results"] for check in entry.claim.get("checks", [])]
+        drawn = [next((SHOWN[start] for start in SHOWN if name.startswith(start)), None) for name in names]
+        return f"notebook {', '.join(sorted({number for number in drawn if number}))}" if any(drawn) else "–"
+
     def source(entry: Entry) -> str:
         return entry.claim["source"]
 
     def bars(entry: Entry) -> str:
         return entry.claim["reproduced_when"]
 
-    return _table(entries, ours, {"source": source, "counts when": bars, "command": command})
+    return _table(entries, ours, {"source": source, "counts when": bars, "drawn in": shown, "command": command})
 
 
 def brief_table(entries: list[Entry]) -> str:

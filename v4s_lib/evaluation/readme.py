@@ -9,7 +9,7 @@ from typing import Any
 
 from v4s_lib.command import command
 from v4s_lib.evaluation import settings
-from v4s_lib.evaluation.ledger import EARLIER, Entry, brief_table, ledger_table, read_ledger
+from v4s_lib.evaluation.ledger import BY_DESIGN, EARLIER, Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
 from v4s_lib.evaluation.results import (
@@ -92,8 +92,10 @@ def verdicts(entries: list[Entry]) -> str:
     found = Counter(entry.verdict.split(", ")[0] for entry in entries)
     known = ", ".join(f"{count} {verdict}" for verdict, count in found.most_common())
     once = sum(", one training seed" in entry.verdict for entry in entries)
+    proved = sum(entry.verdict == BY_DESIGN for entry in entries)
     earlier = sum(EARLIER in entry.verdict for entry in entries)
     rest = f" {once} of these verdicts rest on one training seed." if once else ""
+    rest += f" {proved} holds by design, which tests prove." if proved else ""
     rest += f" The figures of {earlier} are of weights that shipped before." if earlier else ""
     return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}.{rest}"
 
