@@ -1,12 +1,21 @@
-"""A sample of the figures that ship, computed again with the weights that ship; ``make reproduce`` does more."""
+"""Figures that ship: a sample of rooms, scored again with the weights that ship; all that is made of scored rooms.
+
+``make reproduce`` scores more.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from v4s_lib.evaluation import trained
 from v4s_lib.evaluation.arms import EXPERIMENTS as WAYS
 from v4s_lib.evaluation.evidence import is_earlier, stored
-from v4s_lib.evaluation.experiments import FOLDER, file_name, score_arm
+from v4s_lib.evaluation.experiments import FOLDER, file_name, score_arm, summarise
 from v4s_lib.evaluation.reproduce import check_weights, compare
 from v4s_lib.evaluation.results import EXPERIMENTS, Models, load_models, load_results
+from v4s_lib.training.arms import get_arm
 from v4s_lib.training.presets import get_preset
 
 SMALL = get_preset("small")
@@ -45,3 +54,32 @@ def test_a_room_of_each_experiment_has_its_stored_figures(models, experiment, na
     tolerance = {"psnr_recall": 0.05, "psnr": 0.05}  # of the others, shares of a few frames, none
     for metric, values in found["per_episode"].items():
         assert scores[metric] == pytest.approx(values[ROOM], abs=tolerance.get(metric, 1e-6)), metric
+
+
+def same(stored: Any, made: Any) -> bool:
+    """Whether two results are equal but for the last digits of their numbers."""
+    if isinstance(stored, dict):
+        return stored.keys() == made.keys() and all(same(stored[name], made[name]) for name in stored)
+    if isinstance(stored, list):
+        return len(stored) == len(made) and all(map(same, stored, made))
+    return stored == (pytest.approx(made, abs=1e-9) if isinstance(made, float) else made)
+
+
+def arm_comparisons() -> list[Path]:
+    return [file for file in sorted(trained.FOLDER.glob("*.json")) if "weights" in json.loads(file.read_text())]
+
+
+@pytest.mark.parametrize("file", arm_comparisons(), ids=lambda file: file.stem)
+def test_an_arm_s_figures_are_those_of_its_scored_rooms(file):
+    """Means, intervals and differences are worked out again from every room of every training seed."""
+    stored = json.loads(file.read_text())
+    scored = trained.stored_results(trained.FOLDER / "scored", stored["measure"], stored["split"], stored["episodes"])
+    made = trained.compare(scored[stored["arm"]], scored[get_arm(stored["arm"]).reference])
+    assert same(stored, json.loads(json.dumps(made)))
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_an_experiment_s_figures_are_those_of_its_arms(name):
+    results = [json.loads((FOLDER / f"{file_name(name, arm)}.json").read_text()) for arm in WAYS[name]]
+    made = summarise(results, "if_sd02" if WAYS[name][0].seeks else "psnr_recall")
+    assert same(json.loads((FOLDER / f"{name}.json").read_text()), json.loads(json.dumps(made)))

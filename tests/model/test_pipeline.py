@@ -18,6 +18,8 @@ from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.localizer import pose_numbers, smooth
 from v4s_lib.model.pipeline import MIN_SIGMA, Video4SpatialOutput, Video4SpatialPipeline, to_velocity
 from v4s_lib.model.sight import Sight
+from v4s_lib.training.presets import get_preset
+from v4s_lib.training.weights import load_pipeline
 from v4s_lib.worlds.cameras import Camera, rotation_angle
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -83,6 +85,17 @@ def test_guidance_1_runs_one_branch_and_others_two(make, inputs, context_attenti
     pipeline = make(context_attention=context_attention)
     assert len(predictions(pipeline, **inputs)) == STEPS
     assert len(predictions(pipeline, **inputs, guidance_scale=3.0)) == 2 * STEPS
+
+
+def test_a_call_that_does_not_say_takes_the_pipeline_s_steps(make, inputs, tmp_path):
+    pipeline = make()
+    del inputs["num_inference_steps"]
+    pipeline.register_to_config(inference_steps=3)
+    assert len(predictions(pipeline, **inputs)) == 3
+    pipeline.save_pretrained(tmp_path)
+    assert Video4SpatialPipeline.from_pretrained(tmp_path).config.inference_steps == 3
+    small = get_preset("small")
+    assert load_pipeline(small).config.inference_steps == small.inference_steps
 
 
 def test_guidance_moves_from_the_unconditional_to_the_conditional_prediction(make, inputs):

@@ -75,6 +75,11 @@ def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, mo
     assert "| half the batch, seed 1 |" in capsys.readouterr().out
     assert main([*asked, "--minutes", "1"]) == 2
     assert "the same minutes, got another: name another --out" in capsys.readouterr().err
+    assert main([*asked, "--of", "unpainted"]) == 2
+    assert "the same of, got another: name another --out" in capsys.readouterr().err
+    assert main([*asked, "--arms", "preset", "--of", "unpainted", "--out", str(tmp_path / "other")]) == 0
+    weights = ContextVideoTransformer.from_pretrained(tmp_path / "other" / "preset-seed0" / "weights")
+    assert weights.painter is None
 
 
 def test_no_minutes_are_refused(tmp_path, capsys):

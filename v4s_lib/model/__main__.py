@@ -97,7 +97,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the MP4 file to write")
     parser.add_argument("--frames", type=int, help="to generate without a path: 4k+1 (default: 33)")
     parser.add_argument("--context-latents", type=int, default=16, help="of four frames each (default: 16, paper: 84)")
-    parser.add_argument("--steps", type=int, default=10, help="of sampling (default: 10, Wan: 50)")
+    parser.add_argument("--steps", type=int, help="of sampling (default: the pipeline's own, Wan: 50)")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale (default: 1, none; Wan: 5)")
     parser.add_argument(
         "--find-temperature",

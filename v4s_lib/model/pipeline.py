@@ -67,6 +67,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         box_drawer: draws the box into the last ``tail_latents`` of a clip whose path was planned to something named.
         tail_latents: in which the camera stands still, at the end of such a clip.
         longest_scan: latents of the longest scan met in training; see ``encode_context``.
+        inference_steps: of a call that does not say how many; 50 is Wan's.
     """
 
     # Each leaves the device when the next one comes.
@@ -87,12 +88,14 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         box_drawer: BoxDrawer | None = None,
         tail_latents: int = 0,
         longest_scan: int | None = None,
+        inference_steps: int = 50,
     ) -> None:
         super().__init__()
         parts = {"transformer": transformer, "codec": codec, "scheduler": scheduler, "box_drawer": box_drawer}
         self.register_modules(**parts, text_encoder=text_encoder, tokenizer=tokenizer)
         config = {"gap": gap, "least_shared": least_shared, "text_tokens": text_tokens, "contiguous": contiguous}
-        self.register_to_config(**config, tail_latents=tail_latents, longest_scan=longest_scan)
+        config |= {"tail_latents": tail_latents, "longest_scan": longest_scan, "inference_steps": inference_steps}
+        self.register_to_config(**config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, **kwargs) -> "Video4SpatialPipeline":
@@ -118,7 +121,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         instruction: str | list[str] | None = None,
         num_frames: int | None = None,
         num_context_latents: int = 16,
-        num_inference_steps: int = 10,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 1.0,
         guide_context: bool = True,
         find_temperature: float = 0.0,
@@ -138,7 +141,7 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
             num_frames: 4k+1 frames to generate where there is no camera path; None is 33.
             num_context_latents: how many latents (4 frames each) of the video are used; 0 for a model that was trained
                 without context tokens.
-            num_inference_steps: Euler steps.
+            num_inference_steps: Euler steps; None is as many as the pipeline's ``inference_steps``.
             guidance_scale: of the guidance; 1 is none.
             guide_context: joint guidance over context, path and instruction together; False leaves out the context.
             find_temperature: of what is found where no camera path is given. 0 takes the likeliest thing for what is
@@ -149,6 +152,8 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         """
         # 1. Check inputs
         generator = generator or torch.Generator().manual_seed(0)
+        if num_inference_steps is None:
+            num_inference_steps = self.config.inference_steps
         self.check_inputs(
             context_video,
             start_frame,

@@ -1,7 +1,8 @@
 """``python -m v4s_lib.training.minutes``: what one change of the recipe is worth in equal minutes.
 
-Each arm is the preset with one change. All take what locates from the same weights, as the ablations do, and are taught
-to draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a few steps measure
+Each arm is the preset with one change, or its form without the painter (``--of unpainted``), where attention alone
+brings the context into the picture. All take what locates from the same weights, as the ablations do, and are taught to
+draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a few steps measure
 first: the rate falls to zero by step, so their number must be known. Validation costs no arm its minutes. A run that is
 stopped goes on; all curves are in one JSON file. How far two seeds of one arm end from each other says which
 differences mean nothing.
@@ -23,7 +24,7 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.runs import stored_before
 
 SPEED_STEPS = 20  # that measure an arm's speed, after one that compiles
-REFERENCE = "reference"  # the ablations' arm that changes nothing
+REFERENCES = ("reference", "unpainted")  # the ablations' arms that can be changed
 METRIC = "psnr_recall_ours"  # dB, on validation rooms
 
 
@@ -138,6 +139,7 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.minutes", description=__doc__)
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--of", default="reference", choices=REFERENCES, help="what is changed (default: reference)")
     parser.add_argument("--init", type=Path, help="folder of trained weights to start from (default: those that ship)")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training for each arm (default: 20)")
     parser.add_argument("--every", type=int, default=100, help="steps between validations (default: 100)")
@@ -149,9 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(
             f"expected minutes above 0 and 1 or more steps, got {args.minutes} and {args.every}: give more"
         )
-    preset = arm_preset(REFERENCE, get_preset(args.preset))
-    init = arm_start(REFERENCE, args.preset, args.init)
-    about = {"preset": preset.name, "minutes": args.minutes, "every": args.every}
+    preset = arm_preset(args.of, get_preset(args.preset))
+    init = arm_start(args.of, args.preset, args.init)
+    about = {"preset": preset.name, "of": args.of, "minutes": args.minutes, "every": args.every}
     arms = stored_before(args.out / "minutes.json", about, "name another --out").get("arms", {})
     for name in args.arms:
         trained = train_arm(name, preset, args.minutes, args.every, args.out, args.seed, init)

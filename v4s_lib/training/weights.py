@@ -19,12 +19,12 @@ from v4s_lib.training.presets import Preset, get_preset
 def make_pipeline(
     transformer: ContextVideoTransformer, preset: Preset, box_drawer: BoxDrawer | None = None
 ) -> Video4SpatialPipeline:
-    """A pipeline around a transformer, with the preset's codec, scheduler, gap, box tail and longest scan."""
+    """A pipeline around a transformer, with the preset's codec, scheduler, gap, box tail, longest scan and number of steps."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
     codec = PatchCodec(preset.patch_size)
     config = {"gap": preset.task.gap, "least_shared": preset.least_shared, "contiguous": preset.task.contiguous}
     config |= {"box_drawer": box_drawer, "tail_latents": preset.task.tail_latents}
-    config |= {"longest_scan": preset.task.scan_latents[1]}
+    config |= {"longest_scan": preset.task.scan_latents[1], "inference_steps": preset.inference_steps}
     pipeline = Video4SpatialPipeline(transformer.eval(), codec, scheduler, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
