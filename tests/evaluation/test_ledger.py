@@ -281,6 +281,8 @@ def test_the_ledger_that_ships_covers_every_claim():
     assert len({line.count("|") for line in table.splitlines()}) == 1
     measured = [entry for entry in entries if "checks" in entry.claim]
     assert sum("| notebook 0" in line for line in table.splitlines()) == len(measured) == len(entries) - 1
+    for name, notebook in {"N1": "05", "G1": "06", "A1": "02", "A2": "07", "C7": "08", "C8": "08", "C10": "09"}.items():
+        assert f"| notebook {notebook} |" in next(line for line in table.splitlines() if f"| {name} |" in line)
     assert all(entry.claim["source"] in table and entry.claim["reproduced_when"] in table for entry in entries)
 
 

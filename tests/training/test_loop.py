@@ -245,6 +245,11 @@ REFUSED = {
         "expected more than the 2 steps that teach to locate and to find, got --steps 2: add those that are to teach "
         "drawing",
     ),
+    "no drawing without context": (
+        ["--no-context", "--steps", "1"],
+        "expected more than the 2 steps that teach to locate and to find, got --steps 1: add those that are to teach "
+        "drawing",
+    ),
     "minutes": (["--minutes", "0"], "expected to train for more than 0 minutes, got 0: ask for some, or for steps"),
     "stop": (["--stop-at", "0"], "expected to train for 1 step or more, got 0: ask for more steps"),
     "init": (["--init", "nowhere"], "expected a trained transformer in nowhere, got no config.json: train one first"),

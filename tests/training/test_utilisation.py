@@ -26,7 +26,7 @@ def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
     assert row.share() == 0.5 and row.share(4e12) == 0.125
     found = {"gpu": None, "all_steps": 10, "minutes": 2.4, "rows": [asdict(row) | {"share": row.share()}]}
     *_, line, _, last = table(found).splitlines()
-    assert last == "All 10 steps at this pace: 2 minutes."
+    assert last == "All 10 steps: 2 minutes, with validation and compiling left out."
     assert line == "| draw | 4 | 25% | 25% | 38% | 12% | 2e+03 | 50% |"
     assert "the peak of h200" in table(found | {"gpu": "h200"})
 

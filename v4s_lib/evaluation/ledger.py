@@ -5,7 +5,6 @@ the experiment is run. Figures come from the stored results that count, see ``ev
 written. A check holds if it does for every seed.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ SHOWN = {
     "arms": "07",
     "experiments/guidance": "02",
     "experiments/context": "08",
+    "experiments/grounding_context": "08",
     "experiments/long_scan": "08",
     "experiments": "09",
 }

@@ -78,7 +78,7 @@ class Lpips(ModelMixin, ConfigMixin):
 def load_lpips() -> Lpips:
     """The network that ships with the kit, its files checked, in float32."""
     model, info = Lpips.from_pretrained(
-        shipped_folder("weights_lpips", f"weights/{FOLDER.name}"),
+        shipped_folder("weights_lpips", "weights/lpips"),
         torch_dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,

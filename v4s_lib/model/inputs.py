@@ -24,7 +24,7 @@ class InputMixin:
         instruction: str | list[str] | None = None,
         num_frames: int | None = None,
         num_context_latents: int = 16,
-        num_inference_steps: int = 1,
+        num_inference_steps: int = 10,
         find_temperature: float = 0.0,
     ) -> None:
         """Raise ``ValueError`` with one sentence for inputs that can not be used; nothing has been computed yet."""

@@ -60,18 +60,18 @@ def asked(args: argparse.Namespace) -> Preset:
             raise ValueError("expected --init with --find, got none: name the weights whose finder is to learn more")
         steps = preset.find_steps if args.steps is None else args.steps
         changes |= {"steps": steps, "find_steps": steps}
-    if args.no_context:
-        # Nothing to locate, and as many targets seen as by the model that has a context.
-        changes["steps"] = changes.get("steps", preset.steps) - replace(preset, **changes).draws_from
-        changes |= {"locate_steps": 0, "find_steps": 0}
-        changes["loss"] = replace(preset.loss, use_context=False)
-    changed = replace(preset, **changes)
-    if args.steps and not args.find and changed.steps <= changed.draws_from:
+    drawing = replace(preset, **changes)
+    if args.steps is not None and not args.find and 0 < drawing.steps <= drawing.draws_from:
         raise ValueError(
-            f"expected more than the {changed.draws_from:,} steps that teach to locate and to find, got --steps "
+            f"expected more than the {drawing.draws_from:,} steps that teach to locate and to find, got --steps "
             f"{args.steps:,}: add those that are to teach drawing"
         )
-    return changed
+    if args.no_context:
+        # Nothing to locate, and as many targets seen as by the model that has a context.
+        changes["steps"] = drawing.steps - drawing.draws_from
+        changes |= {"locate_steps": 0, "find_steps": 0}
+        changes["loss"] = replace(preset.loss, use_context=False)
+    return replace(preset, **changes)
 
 
 @command("run the same command to go on from the last checkpoint")

@@ -1,11 +1,11 @@
 """``python -m v4s_lib.training.minutes``: what one change of the recipe is worth in equal minutes.
 
-Each arm is the preset with one change, or its form without the painter (``--of unpainted``), where attention alone
-brings the context into the picture. All take what locates from the same weights, as the ablations do, and are taught to
-draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a few steps measure
-first: the rate falls to zero by step, so their number must be known. Validation costs no arm its minutes. A run that is
-stopped goes on; all curves are in one JSON file. How far two seeds of one arm end from each other says which
-differences mean nothing.
+Each arm is the preset with one change or, with ``--of unpainted``, the preset without its painter with one change:
+there attention alone brings the context into the picture. All take what locates from the same weights, as the ablations
+do, and are taught to draw from nothing, for as many steps as fit into the given minutes at the arm's own speed, which a
+few steps measure first: the rate falls to zero by step, so their number must be known. Validation costs no arm its
+minutes. A run that is stopped goes on; all curves are in one JSON file. How far two seeds of one arm end from each
+other says which differences mean nothing.
 """
 
 import argparse

@@ -151,7 +151,8 @@ def table(found: dict[str, Any]) -> str:
         total = sum(row["seconds"].values())
         shares = " | ".join(f"{row['seconds'][part] / total:.0%}" for part in PARTS)
         lines.append(f"| {row['kind']} | {total:.3g} | {shares} | {row['flops'] / 1e9:.3g} | {row['share']:.0%} |")
-    return "\n".join([*lines, "", f"All {found['all_steps']:,} steps at this pace: {found['minutes']:.0f} minutes."])
+    whole = f"All {found['all_steps']:,} steps: {found['minutes']:.0f} minutes, with validation and compiling left out."
+    return "\n".join([*lines, "", whole])
 
 
 @command("nothing was written; run the same command again")

@@ -19,7 +19,7 @@ from v4s_lib.training.presets import Preset, get_preset
 def make_pipeline(
     transformer: ContextVideoTransformer, preset: Preset, box_drawer: BoxDrawer | None = None
 ) -> Video4SpatialPipeline:
-    """A pipeline around a transformer, with the preset's codec, scheduler, gap, box tail, longest scan and number of steps."""
+    """A pipeline around a transformer, with all that the preset says of sampling."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=preset.shift)
     codec = PatchCodec(preset.patch_size)
     config = {"gap": preset.task.gap, "least_shared": preset.least_shared, "contiguous": preset.task.contiguous}
