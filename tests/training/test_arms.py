@@ -53,6 +53,7 @@ def test_single_arms_change_one_thing():
     assert differing("no_box") == {"task.tail_latents"}
     assert differing("contiguous") == {"task.contiguous"}
     assert differing("consistency") == {"loss.consistency"}
+    assert differing("own_rooms") == {"loss.other_context"}
     assert differing("plain_two_way") == {"model.context_attention"}
     assert differing("unpainted_spatial_only") == {"model.spatial_only_context"}
 

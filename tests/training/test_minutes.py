@@ -37,7 +37,7 @@ def test_an_arm_is_another_preset_that_can_be_trained(name, preset):
 def test_arms_change_what_they_say():
     targets = {name: arm(SMALL).contexts * arm(SMALL).task.targets for name, arm in ARMS.items()}
     own = SMALL.contexts * SMALL.task.targets
-    other = {"half the batch": own // 2, "twice the batch": 2 * own}
+    other = {"half the batch": own // 2, "half the batch and plain error": own // 2, "twice the batch": 2 * own}
     assert targets == {name: other.get(name, own) for name in ARMS}
     own = ARMS["a context for each target"](SMALL)
     assert (own.contexts, own.task.targets) == (16, 1)

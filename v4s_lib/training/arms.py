@@ -88,6 +88,7 @@ ARMS = {
     "gap_0": Arm("the start frame follows the scan at once", _task({"gap": 0})),
     "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
     "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
+    "own_rooms": Arm("no context of another room in training", _loss({"other_context": 0.0})),
     "consistency": Arm("geometric-consistency loss of weight 3", _loss({"consistency": 3.0})),
     "compressed_4": Arm("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
     "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),

@@ -57,6 +57,7 @@ ARMS: dict[str, Callable[[Preset], Preset]] = {
     "noise levels higher still": lambda preset: weighting(preset, sigma_mean=2.0),
     "plain error of clean latents": lambda preset: weighting(preset, min_sigma=1.0),
     "nearly the error of velocities": lambda preset: weighting(preset, min_sigma=0.1),
+    "half the batch and plain error": lambda preset: batch(weighting(preset, min_sigma=1.0), 0.5),
 }
 
 
