@@ -12,6 +12,7 @@ from v4s_lib.data.worlds import WORLDS
 from v4s_lib.evaluation import experiments
 from v4s_lib.evaluation.arms import EXPERIMENTS, FOLLOWED, RETAINED, Arm
 from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arms, score_arm
+from v4s_lib.evaluation.results import folder_of, nearest_folder
 from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
@@ -125,6 +126,30 @@ def test_an_arm_that_seeks_finds_by_its_context(monkeypatch):
     assert (lost["if_sd02"], lost["aimed"]) == (0, 0)
 
 
+def test_arms_that_seek_are_guided_as_they_say():
+    """One call of the model a step without guidance, two with it; both see the context, or one does."""
+    pipeline, calls = load_pipeline(SMOKE), []
+    pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
+    arms = {arm.name: arm for arm in EXPERIMENTS["grounding_guidance"]}
+    assert arms.keys() == {arm.name for arm in EXPERIMENTS["guidance"]}
+    assert all(arm.followed for arm in EXPERIMENTS["guidance"])
+    for name, times, kept in (("none", 1, True), ("joint 1.5", 2, False), ("instruction 1.5", 2, True)):
+        calls.clear()
+        score_arm(pipeline, SMOKE, arms[name], "validation", 0, 0)
+        drawing = [call for call in calls if "only_findings" not in call]  # the first call finds what is named
+        assert len(drawing) == times * SMOKE.inference_steps
+        assert (drawing[0]["context_cache"] is drawing[times - 1]["context_cache"]) is kept
+
+
+def test_results_of_another_preset_do_not_lie_over_those_of_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    arms = [Arm(f"{count} latents", context_latents=count, scan_latents=6) for count in (2, 1)]
+    monkeypatch.setitem(EXPERIMENTS, "context", arms)
+    experiments.main(["context", "--preset", "smoke", "--episodes", "2", "--store", str(tmp_path / "store")])
+    assert (tmp_path / "experiments_smoke" / "context.json").is_file()
+    assert folder_of("experiments", "small") == "experiments" == nearest_folder("experiments", "smoke")
+
+
 def test_arms_that_seek_are_compared_by_what_they_find(tmp_path):
     assert all(arm.seeks and arm.least_shared == 0 for arm in EXPERIMENTS["grounding_context"])
     assert {arm.scan_latents for arm in EXPERIMENTS["grounding_context"]} == {100}
@@ -133,7 +158,8 @@ def test_arms_that_seek_are_compared_by_what_they_find(tmp_path):
     assert [row["metric"] for row in found[0]["rows"]] == ["if_sd02", "aimed"]
     assert set(experiments.summarise(found, "if_sd02")["gain"]) == {"1 latents - 6 latents"}
     assert "| arm | if_sd02 (1) |" in compare_arms(found, "if_sd02")
-    with pytest.raises(ValueError, match="^expected an arm that seeks in rooms, unguided, got "):
+    assert found[0]["inference_steps"] == SMOKE.inference_steps
+    with pytest.raises(ValueError, match="^expected an arm that seeks in rooms, got "):
         Arm("park", world="park", seeks=True)
 
 

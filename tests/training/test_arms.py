@@ -53,14 +53,14 @@ def test_single_arms_change_one_thing():
     assert differing("no_box") == {"task.tail_latents"}
     assert differing("contiguous") == {"task.contiguous"}
     assert differing("consistency") == {"loss.consistency"}
-    assert differing("own_rooms") == {"loss.other_context"}
+    assert differing("mixed") == {"task.parks"}
     assert differing("plain_two_way") == {"model.context_attention"}
     assert differing("unpainted_spatial_only") == {"model.spatial_only_context"}
 
 
 def test_without_a_painter_the_context_comes_by_attention_alone():
     preset = arm_preset("unpainted", SMALL)
-    assert not preset.model["paint"] and preset.steps == 2 * STEPS
+    assert not preset.model["paint"] and preset.steps == 2 * STEPS and preset.contexts == SMALL.contexts // 2
     later = arm_preset("unpainted_hierarchical", SMALL).model
     assert later["pose_blocks"] == [0, 1, 2, 3, 4, 5] and later["context_blocks"] == [0, 1, 2, 3, 6, 7]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.rooms import make_rooms
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.training.data import RoomStream, draw_sample, step_seed, time_indices
@@ -85,6 +86,20 @@ def test_rooms_to_locate_in_hold_start_frames_alone():
     assert len(sample.context_latents) == SMOKE.locate_contexts
     count = SMOKE.locate_contexts * SMOKE.locate_targets
     assert sample.target_latents.shape[:1] + sample.target_latents.shape[2:3] == (count, 1)
+
+
+def test_a_mix_holds_its_share_of_parks_in_which_nothing_is_sought():
+    """A park is far larger than a room; its things have names that no instruction knows."""
+    mixed = replace(SMOKE.task, parks=0.5, grounding=1.0)
+    batches = [make_rooms([seed], mixed, 2) for seed in range(16)]
+    parks = [float(batch.scenes.room[0, 0]) > 20 for batch in batches]
+    assert 3 < sum(parks) < 13
+    for batch, park in zip(batches, parks, strict=True):
+        assert not park or (batch.sought == -1).all() and set(batch.instructions[0]) == {NAVIGATION}
+    assert any((batch.sought != -1).any() for batch in batches)
+    rooms = make_rooms([parks.index(False)], replace(mixed, parks=0.0), 2)
+    assert float(rooms.scenes.room[0, 0]) < 20
+    assert RoomStream.for_locating(replace(SMOKE, task=mixed)).task.parks == 0
 
 
 def test_time_indices_cover_their_range_and_keep_the_gap(stream):

@@ -23,8 +23,8 @@ from v4s_lib.training.utilisation import (
 
 def test_shares_are_of_the_whole_time_and_the_peak_that_is_named():
     row = Utilisation("draw", {"rooms": 1.0, "loss": 1.0, "gradients": 1.5, "update": 0.5}, flops=2e12, peak=1e12)
-    assert row.share() == 0.5 and row.share(4e12) == 0.125
-    found = {"gpu": None, "all_steps": 10, "minutes": 2.4, "rows": [asdict(row) | {"share": row.share()}]}
+    assert row.share(row.peak) == 0.5 and row.share(4e12) == 0.125
+    found = {"gpu": None, "all_steps": 10, "minutes": 2.4, "rows": [asdict(row) | {"share": row.share(row.peak)}]}
     *_, line, _, last = table(found).splitlines()
     assert last == "All 10 steps: 2 minutes, with validation and compiling left out."
     assert line == "| draw | 4 | 25% | 25% | 38% | 12% | 2e+03 | 50% |"

@@ -4,7 +4,7 @@ A scan looks around a room; a target starts somewhere near the scan's end, after
 that most of what it shows is seen by the scan and not by its own first frame.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from v4s_lib.data.augment import hide_parts, relight, tilt_scans
 from v4s_lib.data.targets import draw_goals, finish
 from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.worlds.cameras import Camera
+from v4s_lib.worlds.park import make_parks
 from v4s_lib.worlds.paths import FRAMES_PER_LATENT, latent_frames, scan_path
 from v4s_lib.worlds.raycast import Render, render
 from v4s_lib.worlds.scenes import Scenes, make_scenes, scene_seed
@@ -41,6 +42,7 @@ class RoomTask:
     hidden: float = 0.0  # share of a training scan's latents with something close before the lens
     only_last: bool = False  # render each scan latent's last frame alone, four times: sight and finder see no other
     without: tuple[str, ...] = ()  # labels of objects that no training room holds (claim D2)
+    parks: float = 0.0  # share of the training scenes that are parks, in which paths are followed and nothing is sought
     lighting: float = 0.0  # standard deviation of the logarithm of a training scan's exposure, latent by latent
 
 
@@ -70,9 +72,15 @@ class RoomBatch:
 def make_rooms(
     seeds: list[int], task: RoomTask, targets: int, device: torch.device | str = "cpu", compiled: bool = False
 ) -> RoomBatch:
-    """Build and render one room a seed; the same seed and task give the same pixels on the same device."""
+    """Build and render one room a seed; the same seed and task give the same pixels on the same device.
+
+    Where ``task.parks`` asks for parks, all of them are parks or none is.
+    """
     generator = torch.Generator().manual_seed(seeds[0])
-    scenes = make_scenes(seeds, task.without)
+    if task.parks and torch.rand((), generator=generator) < task.parks:
+        scenes, task = make_parks(seeds), replace(task, grounding=0.0)
+    else:
+        scenes = make_scenes(seeds, task.without)
     count = len(seeds)
     low, high = task.scan_latents
     latents = int(torch.randint(low, high + 1, (), generator=generator))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from v4s_lib.command import command
-from v4s_lib.evaluation.results import EXPERIMENTS, print_table, run_experiment, save_results
+from v4s_lib.evaluation.results import EXPERIMENTS, gains, run_experiment, save_results, tables
 
 
 @command("scored episodes are kept; run the same command to go on")
@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if args.json:
         save_results(results, args.json)
-    print_table(results)
+    print(*tables(results).values(), sep="\n\n")
+    for pair, gain in gains(results).items():
+        print(f"{EXPERIMENTS[args.task].gain}, {pair}: {gain}, n = {results['gain'][pair]['n']}")
 
 
 if __name__ == "__main__":

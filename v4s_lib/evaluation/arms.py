@@ -20,8 +20,8 @@ class Arm:
     seeks: bool = False  # whether words name an object to end on, in place of a path
 
     def __post_init__(self) -> None:
-        if self.seeks and (self.world != "rooms" or self.handheld or self.followed or self.guidance_scale != 1):
-            raise ValueError(f"expected an arm that seeks in rooms, unguided, got {self}: there is no other")
+        if self.seeks and (self.world != "rooms" or self.handheld or self.followed):
+            raise ValueError(f"expected an arm that seeks in rooms, got {self}: there is no other")
 
 
 def _pair(arm: Arm) -> list[Arm]:
@@ -29,14 +29,19 @@ def _pair(arm: Arm) -> list[Arm]:
     return [arm, replace(arm, name=f"{arm.name} without context", with_context=False)]
 
 
+def _guided() -> list[Arm]:
+    """No guidance, guidance away from a branch without context and instruction, and from one without instruction."""
+    scales = (1.5, 2.0, 3.0)
+    joint = [Arm(f"joint {scale:g}", guidance_scale=scale) for scale in scales]
+    instruction = [Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in scales]
+    return [Arm("none"), *joint, *instruction]
+
+
 FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
 
 EXPERIMENTS = {
-    "guidance": [
-        Arm("none"),
-        *(Arm(f"joint {scale:g}", guidance_scale=scale) for scale in (1.5, 2.0, 3.0)),
-        *(Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in (1.5, 2.0, 3.0)),
-    ],
+    "guidance": [replace(arm, followed=True) for arm in _guided()],
+    "grounding_guidance": [replace(arm, seeks=True) for arm in _guided()],
     # The longest scans met in training. A short context may not show the start frame; it is used all the same, or the
     # rule that puts another room's aside would decide the comparison. So in long scans.
     "context": [
@@ -46,7 +51,7 @@ EXPERIMENTS = {
     "long_scan": [
         Arm("without context", scan_latents=100, with_context=False),
         *(
-            Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
+            Arm(f"{count} latents", context_latents=count, scan_latents=100, followed=count != 16, least_shared=0.0)
             for count in (3, 12, 16, 25, 84)
         ),
     ],

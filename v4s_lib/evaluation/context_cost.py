@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from v4s_lib.command import command
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.evaluation.experiments import FOLDER
+from v4s_lib.evaluation.experiments import KIND
 from v4s_lib.evaluation.ratios import seconds as seconds_of
-from v4s_lib.evaluation.results import load_models, markdown_table, models_digest, save_results
+from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, markdown_table, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.memory import held_bytes
@@ -79,10 +79,10 @@ def context_cost(preset: Preset) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.context_cost", description=__doc__)
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--out", type=Path, default=FOLDER / "context_cost.json")
+    parser.add_argument("--out", type=Path, help="file (default: with the preset's results)")
     args = parser.parse_args(arguments)
     results = context_cost(get_preset(args.preset))
-    save_results(results, args.out)
+    save_results(results, args.out or RESULTS / folder_of(KIND, args.preset) / "context_cost.json")
     print(markdown_table(results, METRICS))
 
 

@@ -1,9 +1,9 @@
 """``python -m v4s_lib.evaluation.experiments guidance``: arms of an experiment, on the same test rooms.
 
 An arm is a way to sample the shipped weights. Rooms are scored one at a time, by all arms, and kept: a stopped run goes
-on. Figures go to ``data_manifests/results/experiments``, one JSON an arm and one for all, compared in pairs, room by
-room. Pixels are the same in all arms of an experiment: recalled from the context or, where that differs from arm to
-arm, from the whole scan.
+on. Figures go to ``data_manifests/results/experiments`` (of preset base, to ``experiments_base`` beside it), one JSON
+an arm and one for all, compared in pairs, room by room. Pixels are the same in all arms of an experiment: recalled from
+the context or, where that differs from arm to arm, from the whole scan.
 """
 
 import argparse
@@ -31,14 +31,15 @@ from v4s_lib.evaluation.following import following_measures, replayed
 from v4s_lib.evaluation.grounding import judge_clips, sample_words, shipped_judges
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
-from v4s_lib.evaluation.results import RESULTS, load_models, models_digest, save_results
+from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, models_digest, save_results
 from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import make_pipeline
 from v4s_lib.worlds.visibility import Partition
 
-FOLDER = RESULTS / "experiments"
+KIND = "experiments"
+FOLDER = RESULTS / KIND  # of preset small
 # Of paths, navigation_accuracy where an arm is followed; then of arms that seek an object.
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "if_sd02": "1", "aimed": "1"}
 
@@ -103,7 +104,9 @@ def score_search(
     task = replace(preset.task, scan_latents=length)
     episode, latents = _search_room(split, index, task), arm.context_latents or task.context_latents
     scan, seed = episode.scan.rgb if arm.with_context else None, episode_seed(seed, index)
-    output = sample_words(pipeline, scan, episode, preset, seed, episode.instruction, 1, latents)
+    guided = replace(preset, guidance_scale=arm.guidance_scale)
+    asked = (seed, episode.instruction, 1, latents)
+    output = sample_words(pipeline, scan, episode, guided, *asked, guide_context=arm.guide_context)
     return judge_clips({"ours": output.frames}, episode, *shipped_judges(preset.name), task)["ours"]
 
 
@@ -133,6 +136,7 @@ def run_arms(
         own = [row for row in rows if row["method"] == arm.name]
         facts = {"experiment": experiment, "arm": asdict(arm), "preset": preset.name, "split": split}
         facts |= {"weights_sha256": digest, "commit": current_commit(), "seed": seed, "episodes": episodes}
+        facts["inference_steps"] = preset.inference_steps
         values = {row["metric"]: [line["methods"][arm.name][row["metric"]] for line in lines] for row in own}
         results.append(facts | {"rows": own, "per_episode": values})
     return results
@@ -189,13 +193,14 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     rows = [row for result in results for row in result["rows"]]
     if results[0]["experiment"] in RETAINED:
         rows += [retention(names[i], [*values[:2], *values[i : i + 2]]) for i in range(2, len(names), 2)]
-    provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes")
+    provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes", "inference_steps")
     stored = {
         (name, metric): each
         for name, result in zip(names, results, strict=True)
         for metric, each in result["per_episode"].items()
     }
-    ratio = asked_ratios(f"experiments/{results[0]['experiment']}", lambda *asked: stored.get(asked), scenes)
+    asked = f"{folder_of(KIND, results[0]['preset'])}/{results[0]['experiment']}"
+    ratio = asked_ratios(asked, lambda *asked: stored.get(asked), scenes)
     found = {"rows": rows, "gain": gain, "ratio": ratio}
     return {name: results[0][name] for name in provenance} | found
 
@@ -217,17 +222,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, help="folder of the results (default: the preset's among those that ship)")
     parser.add_argument("--store", type=Path, default=Path("runs/experiments"), help="scored episodes, to go on from")
     args = parser.parse_args(arguments)
     if args.episodes < 2:
         raise ValueError(f"expected 2 episodes or more, got {args.episodes}: an interval needs two rooms, ask for more")
     arms, asked = EXPERIMENTS[args.experiment], (args.split, args.episodes)
     results = run_arms(args.experiment, arms, get_preset(args.preset), *asked, store=args.store, workers=args.workers)
+    out = args.out or RESULTS / folder_of(KIND, args.preset)
     for arm, result in zip(arms, results, strict=True):
-        save_results(result, args.out / f"{file_name(args.experiment, arm)}.json")
+        save_results(result, out / f"{file_name(args.experiment, arm)}.json")
     metric = "if_sd02" if arms[0].seeks else "psnr_recall"
-    save_results(summarise(results, metric), args.out / f"{args.experiment}.json")
+    save_results(summarise(results, metric), out / f"{args.experiment}.json")
     print(compare_arms(results, metric))
 
 

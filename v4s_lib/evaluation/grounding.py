@@ -60,6 +60,7 @@ def sample_words(
     count: int,
     latents: int,
     find_temperature: float = 0.0,
+    guide_context: bool = True,
 ) -> Video4SpatialOutput:
     """``count`` samples (count, F, H, W, 3) from an episode's start frame that look for what an instruction names."""
     return pipeline(
@@ -70,6 +71,7 @@ def sample_words(
         num_context_latents=latents,
         num_inference_steps=preset.inference_steps,
         guidance_scale=preset.guidance_scale,
+        guide_context=guide_context,
         find_temperature=find_temperature,
         generator=torch.Generator().manual_seed(seed),
     )

@@ -26,6 +26,7 @@ SHOWN = {
     "judges": "06",
     "arms": "07",
     "experiments/guidance": "02",
+    "experiments/grounding_guidance": "02",
     "experiments/context": "08",
     "experiments/grounding_context": "08",
     "experiments/long_scan": "08",

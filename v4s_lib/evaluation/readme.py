@@ -94,8 +94,8 @@ def verdicts(entries: list[Entry]) -> str:
     once = sum(", one training seed" in entry.verdict for entry in entries)
     proved = sum(entry.verdict == BY_DESIGN for entry in entries)
     earlier = sum(EARLIER in entry.verdict for entry in entries)
-    rest = f" {once} of these verdicts rest on one training seed." if once else ""
-    rest += f" {proved} of them holds by design, as tests show." if proved else ""
+    rest = f" {proved} of those reproduced holds by design, as tests show." if proved else ""
+    rest += f" {once} verdicts rest on one training seed." if once else ""
     rest += f" The figures of {earlier} are of weights that shipped before." if earlier else ""
     return f"Of {found.total()} claims, of the paper, of a review of it, and one of ours: {known}.{rest}"
 
@@ -159,12 +159,11 @@ def solvers() -> str:
 
 def recipe() -> str:
     """What the stored changes of the training recipe are worth in equal minutes, on validation rooms."""
-    heads = {"reference": "The preset", "unpainted": "Its form without the painter"}
-    stored = {head: load_results(f"minutes_{of}_small") for of, head in heads.items()}
-    return "\n\n".join(
-        f"{head}, {found['minutes']:g} minutes an arm:\n\n{minutes.table(found['arms'])}"
-        for head, found in stored.items()
-    )
+    parts = []
+    for of, head in (("reference", "The preset"), ("unpainted", "Its form without the painter")):
+        found = load_results(f"minutes_{of}_small")
+        parts.append(f"{head}, {found['minutes']:g} minutes an arm:\n\n{minutes.table(found['arms'])}")
+    return "\n\n".join(parts)
 
 
 def profile() -> str:

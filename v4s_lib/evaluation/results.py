@@ -215,6 +215,17 @@ def has_results(name: str) -> bool:
     return (RESULTS / f"{name}.json").is_file()
 
 
+def folder_of(kind: str, preset: str) -> str:
+    """Where in ``RESULTS`` a preset's results of a kind are; small's, which claims ask of, have the plain name."""
+    return kind if preset == "small" else f"{kind}_{preset}"
+
+
+def nearest_folder(kind: str, preset: str) -> str:
+    """``folder_of``, if there is such a folder; otherwise small's."""
+    own = folder_of(kind, preset)
+    return own if (RESULTS / own).is_dir() else kind
+
+
 def load_results(name: str) -> dict[str, Any]:
     """The committed results of that name, such as "navigation_small"."""
     path = RESULTS / f"{name}.json"
@@ -283,9 +294,3 @@ def _difference(gain: dict[str, Any], unit: str) -> str:
         return "–"
     interval = "" if gain["low"] is None else f" [{gain['low']:+.2f}, {gain['high']:+.2f}]"
     return f"{gain['mean']:+.2f}{unit}{interval}"
-
-
-def print_table(results: dict[str, Any]) -> None:
-    print(*tables(results).values(), sep="\n\n")
-    for pair, gain in gains(results).items():
-        print(f"{EXPERIMENTS[results['task']].gain}, {pair}: {gain}, n = {results['gain'][pair]['n']}")

@@ -3,8 +3,9 @@
 ``--runs`` holds their trainings, folders ``NAME-seedS``. Those of ``--seeds`` are scored, and trained first where they
 are not there, as by ``python -m v4s_lib.training --arm NAME --seed S``; without ``--seeds`` what is there is scored.
 Episodes are scored one at a time and kept: a stopped run goes on, in training, too. Figures go to
-``data_manifests/results/arms``: one JSON for each arm, seed and measure with its provenance, and one for each arm and
-measure, compared with its reference, and with itself without context, room by room.
+``data_manifests/results/arms`` (of preset base, to ``arms_base``): one JSON for each arm, seed and measure with its
+provenance, and one for each arm and measure, compared with its reference, and with itself without context, room by
+room.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.navigation import score_all, store_key
-from v4s_lib.evaluation.results import RESULTS, save_results
+from v4s_lib.evaluation.results import RESULTS, folder_of, save_results
 from v4s_lib.evaluation.statistics import bootstrap, make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
@@ -33,7 +34,8 @@ from v4s_lib.training.presets import get_preset
 from v4s_lib.training.ship import run_facts
 from v4s_lib.training.weights import load_pipeline
 
-FOLDER = RESULTS / "arms"
+KIND = "arms"
+FOLDER = RESULTS / KIND  # of preset small
 RUN = re.compile(r"(\w+)-seed(\d+)")
 WITHOUT = " without context"
 HANDHELD = {"retention": "1", "handheld_psnr_recall": "dB"}  # what measure handheld has beside its own metric
@@ -152,7 +154,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     starts = {name: first[name] for name in ("start", "sight_sha256")} | {"weights": weights, "targets_seen": targets}
-    asked = f"arms/{first['arm']}-{first['measure']}"
+    asked = f"{folder_of(KIND, first['preset'])}/{first['arm']}-{first['measure']}"
     ratio = asked_ratios(asked, lambda method, metric: metric_columns(pairs, metric).get(method), scenes)
     return {**shared, **starts, "rows": rows, "gain": gain, "ratio": ratio}
 
@@ -223,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--episodes", type=int, default=128, help="one a room (default: 128)")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, help="folder of the results (default: the preset's among those that ship)")
     parser.add_argument("--store", type=Path, default=RUNS / "scored", help="scored episodes, to go on from")
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -239,21 +241,21 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         print(f"not trained yet: {', '.join(missing)}; run the same command to go on", file=sys.stderr)
         return
-    found = find_runs(args.runs, args.arms, args.seeds)
+    found, out = find_runs(args.runs, args.arms, args.seeds), args.out or RESULTS / folder_of(KIND, args.preset)
     for measure in args.measures:
         for name, seeds in found.items():
             for seed in seeds:
                 run = arm_folder(name, seed, args.runs)
                 scored = score_run(run, measure, args.split, args.episodes, args.store)
-                save_results(scored, args.out / "scored" / f"{run.name}-{measure}.json")
-        results = stored_results(args.out / "scored", measure, args.split, args.episodes)
+                save_results(scored, out / "scored" / f"{run.name}-{measure}.json")
+        results = stored_results(out / "scored", measure, args.split, args.episodes)
         seeds_of = {name: {result["training_seed"] for result in scored} for name, scored in results.items()}
         for name, scored in results.items():
             reference = get_arm(name).reference
             both, new = seeds_of[name] & seeds_of.get(reference, set()), {name, reference} & found.keys()
             if both and new:
-                save_results(compare(scored, results[reference]), args.out / f"{name}-{measure}.json")
-    print(arms_table(args.out))
+                save_results(compare(scored, results[reference]), out / f"{name}-{measure}.json")
+    print(arms_table(out))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ class RoomStream:
         """
         targets, contexts = preset.locate_targets, preset.locate_contexts
         task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets, only_last=True)
+        task = replace(task, parks=0.0)  # things in parks have no names that could be asked for
         return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
     @staticmethod

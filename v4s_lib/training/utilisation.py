@@ -46,9 +46,9 @@ class Utilisation:
     flops: float  # of loss and gradients
     peak: float  # FLOP a second, of a matrix product
 
-    def share(self, peak: float | None = None) -> float:
-        """Model FLOPs utilisation, 0..1."""
-        return self.flops / sum(self.seconds.values()) / (self.peak if peak is None else peak)
+    def share(self, peak: float) -> float:
+        """Model FLOPs utilisation, 0..1, of a processor that could do ``peak`` FLOP a second."""
+        return self.flops / sum(self.seconds.values()) / peak
 
 
 def wait(device: torch.device) -> None:

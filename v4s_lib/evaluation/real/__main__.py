@@ -150,8 +150,10 @@ def prepare(args: argparse.Namespace) -> Job:
                 "detector, such as OWLv2, and the grounding windows of validation scans"
             )
         validation, detector = read_validation(args, curated), Detector(args.detector, args.device)
-    numbers = (args.steps, args.guidance, args.tail_latents, args.point_frames, args.seed)
-    settings, pipeline = Settings(args.task, context, *numbers, tiling=args.tiling), load_model(args)
+    pipeline = load_model(args)
+    steps = pipeline.config.inference_steps if args.steps is None else args.steps
+    numbers = (steps, args.guidance, args.tail_latents, args.point_frames, args.seed)
+    settings = Settings(args.task, context, *numbers, tiling=args.tiling)
     check_model(pipeline, curated, settings)
     return Job(curated, settings, pipeline, args.weights, detector, validation)
 
@@ -163,7 +165,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="folder of a saved pipeline")
     parser.add_argument("--task", choices=KINDS, default="navigation", help="kind of windows (default: navigation)")
     parser.add_argument("--context-latents", type=int, help="of four frames each (default: what was curated for)")
-    parser.add_argument("--steps", type=int, default=10, help="of sampling (default: 10, Wan: 50)")
+    parser.add_argument("--steps", type=int, help="of sampling (default: the pipeline's; Wan: 50)")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale (default: 1, none; Wan: 5)")
     parser.add_argument("--tail-latents", type=int, default=0, help="of the box, drawn after the window (default: 0)")
     parser.add_argument("--detector", type=Path, help="grounding: folder of an open-vocabulary detector, such as OWLv2")

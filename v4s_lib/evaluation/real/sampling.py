@@ -24,7 +24,7 @@ class Settings:
 
     task: str  # one of curation's KINDS
     context_latents: int
-    inference_steps: int = 10
+    inference_steps: int
     guidance_scale: float = 1.0
     tail_latents: int = 0  # of the box, after a grounding window: as many as the model's targets had in training
     point_frames: int = 84  # of a scan, at most, that give the points by which cameras are found
