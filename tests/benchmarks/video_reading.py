@@ -6,7 +6,7 @@ near the start with PyAV, which counts frames from the first one on, and the res
 which takes time to start. All readers take as many threads as they like. torchcodec is compared where it is installed.
 """
 
-import importlib.util
+import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -89,6 +89,15 @@ def check(read: Callable[[Path, list[int]], Tensor], path: Path, indices: list[i
         raise ValueError(f"expected frames {indices} of {path.name}, got {wrong} others: do not use {read.__name__}")
 
 
+def can_load(name: str) -> bool:
+    """Whether a reader is installed and finds the libraries that it needs."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
 def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
     """The rows; ``quick`` reads a short file."""
     count = 24 if quick else 480
@@ -105,7 +114,7 @@ def compare(pairs: int, quick: bool, _: torch.device) -> Iterator[Comparison]:
                 for name, read in READERS.items():
                     what = f"{wanted} of {count}, {SIZE[1]}x{SIZE[0]}, {rate} rate"
                     measured = []
-                    if importlib.util.find_spec(name) is not None:
+                    if can_load(name):
                         check(read, path, indices)
                         ours = partial(read_frames, path, indices)
                         measured = time_pairs(ours, partial(read, path, indices), pairs)

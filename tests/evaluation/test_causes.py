@@ -28,12 +28,13 @@ def placed():
 
 def test_places_that_are_right_are_not_to_blame(placed):
     episode, found = placed
-    assert navigation_cause(found, episode).startswith("no place is astray")
+    assert navigation_cause(found, episode, 0.4).startswith("errors of depths or drawing, for it gains 0.4 dB")
+    assert navigation_cause(found, episode, 8.0).startswith("small errors of places, for it gains 8.0 dB")
 
 
 def test_a_start_frame_that_is_turned_is_misplaced(placed):
     episode, found = placed
-    cause = navigation_cause(found | {"target": found["target"] @ TURN}, episode)
+    cause = navigation_cause(found | {"target": found["target"] @ TURN}, episode, 8.0)
     assert cause == "the start frame is misplaced (start frame 11.5° and 0.00 m off, 0% of the context's frames astray)"
 
 
@@ -41,7 +42,7 @@ def test_context_frames_that_are_moved_are_misplaced(placed):
     episode, found = placed
     context = found["context"].clone()
     context[0, :, 0, 3] += 0.3
-    cause = navigation_cause(found | {"context": context}, episode)
+    cause = navigation_cause(found | {"context": context}, episode, 8.0)
     assert cause.startswith("context frames are misplaced") and "25% of" in cause
 
 
@@ -49,8 +50,8 @@ def test_one_bad_frame_accuses_no_other(placed):
     episode, found = placed
     context = found["context"].clone()
     context[-1, -1] = context[-1, -1] @ TURN
-    cause = navigation_cause(found | {"context": context}, episode)
-    assert cause.startswith("no place is astray") and "0.00 m off, 6% of" in cause
+    cause = navigation_cause(found | {"context": context}, episode, 8.0)
+    assert cause.startswith("small errors of places") and "0.00 m off, 6% of" in cause
 
 
 def facing(goal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:

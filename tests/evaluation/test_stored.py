@@ -39,6 +39,7 @@ def test_a_room_of_each_table_has_its_stored_figures(models, task):
     ("experiment", "name"),
     [
         ("guidance", "joint 1.5"),
+        ("grounding_guidance", "joint 1.5"),
         ("context", "25 latents"),
         ("long_scan", "25 latents"),
         ("grounding_context", "25 latents"),

@@ -1,12 +1,13 @@
 """Equal minutes: what counts as training time, what an arm changes, and a run that is stopped and gone on with."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from v4s_lib.model.transformer import ContextVideoTransformer
 from v4s_lib.training import minutes
-from v4s_lib.training.minutes import ARMS, METRIC, curve, main, minutes_trained, table
+from v4s_lib.training.minutes import ARMS, FORMS, METRIC, curve, main, minutes_trained, table
 from v4s_lib.training.presets import PRESETS, SMALL, SMOKE
 
 LOG = [
@@ -54,6 +55,25 @@ def test_the_table_subtracts_the_first_arm():
         "| preset | 10 | 3,200 | 11.00 after 1.0, 13.00 after 2.0 | +0.00 |",
         "| other | 10 | 3,200 | 11.00 after 1.0, 12.50 after 2.0 | -0.50 |",
     ]
+
+
+def test_arms_are_compared_when_the_shortest_ends():
+    """An arm that had more minutes is read between its validations."""
+    curves = {"preset": [(1.0, 10.0), (2.0, 12.0)], "longer": [(1.0, 11.0), (3.0, 15.0)]}
+    arms = {
+        name: {"steps": 1, "targets": 1, "curve": [{"minutes": spent, METRIC: score} for spent, score in curve]}
+        for name, curve in curves.items()
+    }
+    head, _, first, longer = table(arms).splitlines()
+    assert "minus the first, after 2.0 (dB)" in head
+    assert first.endswith("| +0.00 |") and longer.endswith("| +1.00 |")
+
+
+def test_without_the_painter_an_arm_is_the_preset_with_one_change_too():
+    form = FORMS["unpainted"](SMALL)
+    assert form.model == SMALL.model | {"paint": False} and replace(form, model=SMALL.model) == SMALL
+    arms = [arm(form) for arm in ARMS.values()]
+    assert arms[0] == form and all(arms.count(arm) == 1 for arm in arms)
 
 
 def test_arms_train_from_the_same_weights_and_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys, seldom_validated):

@@ -37,7 +37,7 @@ def _guided() -> list[Arm]:
     return [Arm("none"), *joint, *instruction]
 
 
-FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
+FOLLOWED = (3, 12, 25, 100)  # context latents: 12, 48 and 100 frames (claim C8), and 397
 
 EXPERIMENTS = {
     "guidance": [replace(arm, followed=True) for arm in _guided()],
@@ -51,8 +51,14 @@ EXPERIMENTS = {
     "long_scan": [
         Arm("without context", scan_latents=100, with_context=False),
         *(
-            Arm(f"{count} latents", context_latents=count, scan_latents=100, followed=count != 16, least_shared=0.0)
-            for count in (3, 12, 16, 25, 84)
+            Arm(
+                f"{count} latents",
+                context_latents=count,
+                scan_latents=100,
+                followed=count in FOLLOWED,
+                least_shared=0.0,
+            )
+            for count in (1, 3, 12, 16, 25, 84, 100)
         ),
     ],
     "grounding_context": [

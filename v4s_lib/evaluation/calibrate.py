@@ -31,7 +31,7 @@ NAMED = {  # what else is asked of the true last frame, and what that shares wit
     "another kind of that colour named": "color",
     "another colour of that kind named": "kind",
 }
-BLUR = 4.0  # pixels, of the blurred frames that are to be told from sharp ones: a twelfth of the width
+BLUR = 1 / 12  # of the width, of the blurred frames that are to be told from sharp ones; our choice
 
 
 def frames_to_tell(episode: GroundingEpisode, other: GroundingEpisode, preset: Preset) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def frames_to_tell(episode: GroundingEpisode, other: GroundingEpisode, preset: P
     return {
         "ground truth": as_delivered(episode.target.rgb, preset)[-1],
         "grey": torch.full_like(truth, 0.5),
-        "blurred": torch.from_numpy(gaussian(truth.numpy(), BLUR, channel_axis=-1)),
+        "blurred": torch.from_numpy(gaussian(truth.numpy(), BLUR * truth.shape[1], channel_axis=-1)),
         "context mean": episode.scan.rgb.mean(dim=0),
         "other room": other.target.rgb[-1],
     }

@@ -11,15 +11,17 @@ from v4s_lib.evaluation.following import MAX_ROTATION, MAX_TRANSLATION
 from v4s_lib.worlds.cameras import degrees_off, inverse, rotation_angle, translation_distance
 
 MISPLACED = 0.1  # of the context's frames; our choice
+TOLD = 3.0  # dB that a clip gains if it is told the true poses, for its places to be to blame; our choice
 AIMED_AT = 10.0  # degrees between the viewing direction and an object's middle; our choice
 
 
-def navigation_cause(found: dict[str, Tensor], episode: NavigationEpisode) -> str:
+def navigation_cause(found: dict[str, Tensor], episode: NavigationEpisode, told: float) -> str:
     """What went wrong in a clip along a path, by the poses behind it.
 
     Args:
         found: what ``diagnose.predict`` returns of a model with sight.
         episode: the room's truth.
+        told: decibels that the same weights gain in this room if they are told the true poses.
     """
     frames, context = found["context"].flatten(0, 1), episode.scan_c2w[found["frames"].flatten()]
     astray = _astray(inverse(frames)[:, None] @ frames, inverse(context)[:, None] @ context)
@@ -31,7 +33,8 @@ def navigation_cause(found: dict[str, Tensor], episode: NavigationEpisode) -> st
         return f"context frames are misplaced ({facts})"
     if turned > MAX_ROTATION or away > MAX_TRANSLATION:
         return f"the start frame is misplaced ({facts})"
-    return f"no place is astray: small errors of places, depths or drawing ({facts})"
+    kind = "small errors of places, for" if told > TOLD else "errors of depths or drawing, for"
+    return f"{kind} it gains {told:.1f} dB if it is told the true poses ({facts})"
 
 
 def _astray(poses: Tensor, truth: Tensor) -> Tensor:

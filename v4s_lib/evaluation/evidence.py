@@ -22,7 +22,7 @@ from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import initial_weights
 
 SAMPLING = ("guidance_scale", "inference_steps")
-ASKED = {"episodes": "128", "preset": "small", "split": "test"}  # of a command that does not say
+ASKED = {"episodes": "128", "preset": "small", "split": "test", "seed": "0"}  # of a command that does not say
 
 
 @lru_cache(maxsize=8)
@@ -66,7 +66,10 @@ def check_sampling(content: dict[str, Any], name: str) -> None:
 
 
 def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
-    """``ValueError`` for a comparison of other trainings than those stored beside it, or of several commits."""
+    """``ValueError`` for a comparison of other trainings than those stored beside it, or of several commits.
+
+    And of trainings that have seen as many targets as the arm is not shown any more.
+    """
     if "arm" not in content or "weights" not in content:
         return
     commits, scored = set(), (folder / name).with_name("scored")
@@ -75,6 +78,12 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
         if not file.is_file():
             raise ValueError(f"expected the {run} that {name} compares in {file}, got no file: score it again")
         single = json.loads(file.read_text())
+        arm = arm_preset(single["arm"], get_preset(content["preset"]))
+        targets = arm.steps * arm.contexts * arm.task.targets
+        if single["targets_seen"] != targets:
+            raise ValueError(
+                f"expected the {run} to have seen {targets:,} targets, got {single['targets_seen']:,}: train it again"
+            )
         commits.add(single["commit"])
         if single["weights_sha256"] != digest:
             raise ValueError(f"expected {name} to compare the {run} that is stored, got another: compare them again")
@@ -85,7 +94,7 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
 def check_command(content: dict[str, Any], name: str, command: str) -> None:
     """``ValueError`` for results that none of a claim's commands (with ";" between them) makes.
 
-    What is looked at: rooms, preset and split, and of arms the number of training seeds.
+    What is looked at: rooms, preset, split and the seed of the noise, and of arms the number of training seeds.
     """
     made = {fact: str(content[fact]) for fact in ASKED if fact in content}
     trained = [row["mean"] for row in content.get("rows", []) if row["metric"] == "training_seeds"]

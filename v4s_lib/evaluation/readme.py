@@ -147,7 +147,8 @@ def benchmarks() -> str:
         f"{machine}, threads: {threads}, torch {torch}, {pairs} pairs"
         for machine, threads, torch, pairs in sorted(kinds)
     ]
-    return f"Measured on {listed(on)}.\n\n{ratio_table(results)}"
+    by = [f"{name} by commit {found['commit'][:7]}" for name, found in results.items()]
+    return f"Measured on {listed(on)}: {listed(by)}.\n\n{ratio_table(results)}"
 
 
 def solvers() -> str:

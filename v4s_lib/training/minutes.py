@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.training.arms import arm_preset, arm_start
@@ -24,7 +26,10 @@ from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.runs import stored_before
 
 SPEED_STEPS = 20  # that measure an arm's speed, after one that compiles
-REFERENCES = ("reference", "unpainted")  # the ablations' arms that can be changed
+FORMS = {  # what can be changed
+    "reference": lambda preset: preset,
+    "unpainted": lambda preset: replace(preset, model=preset.model | {"paint": False}),
+}
 METRIC = "psnr_recall_ours"  # dB, on validation rooms
 
 
@@ -122,16 +127,22 @@ def train_arm(
     return {"steps": steps, "targets": targets, "curve": curve(read_log(folder))}
 
 
+def _point(point: dict[str, float]) -> tuple[float, float]:
+    """Minutes and score of a validation."""
+    return point["minutes"], point[METRIC]
+
+
 def table(arms: dict[str, dict[str, Any]]) -> str:
-    """Every arm's scores over its minutes in Markdown, and how far its last one is from the first arm's."""
-    lines = [
-        "| arm | steps | targets | psnr_recall (dB) after minutes of training | minus the first (dB) |",
-        "|---|---|---|---|---|",
-    ]
-    first = next(iter(arms.values()))["curve"][-1][METRIC]
+    """Every arm's scores over its minutes in Markdown, and how far it is from the first arm when the shortest ends."""
+    end = min(arm["curve"][-1]["minutes"] for arm in arms.values())
+    heads = ["arm", "steps", "targets", "psnr_recall (dB) after minutes of training"]
+    heads.append(f"minus the first, after {end:.1f} (dB)")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    ends = {name: np.interp(end, *zip(*map(_point, arm["curve"]), strict=True)) for name, arm in arms.items()}
+    first = next(iter(ends.values()))
     for name, arm in arms.items():
-        scores = ", ".join(f"{point[METRIC]:.2f} after {point['minutes']:.1f}" for point in arm["curve"])
-        gain = arm["curve"][-1][METRIC] - first
+        scores = ", ".join(f"{score:.2f} after {spent:.1f}" for spent, score in map(_point, arm["curve"]))
+        gain = ends[name] - first
         lines.append(f"| {name} | {arm['steps']} | {arm['targets']:,} | {scores} | {gain:+.2f} |")
     return "\n".join(lines)
 
@@ -140,7 +151,7 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.training.minutes", description=__doc__)
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--of", default="reference", choices=REFERENCES, help="what is changed (default: reference)")
+    parser.add_argument("--of", default="reference", choices=FORMS, help="what is changed (default: reference)")
     parser.add_argument("--init", type=Path, help="folder of trained weights to start from (default: those that ship)")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training for each arm (default: 20)")
     parser.add_argument("--every", type=int, default=100, help="steps between validations (default: 100)")
@@ -152,8 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(
             f"expected minutes above 0 and 1 or more steps, got {args.minutes} and {args.every}: give more"
         )
-    preset = arm_preset(args.of, get_preset(args.preset))
-    init = arm_start(args.of, args.preset, args.init)
+    preset = FORMS[args.of](arm_preset("reference", get_preset(args.preset)))
+    init = arm_start("reference", args.preset, args.init)
     about = {"preset": preset.name, "of": args.of, "minutes": args.minutes, "every": args.every}
     arms = stored_before(args.out / "minutes.json", about, "name another --out").get("arms", {})
     for name in args.arms:
