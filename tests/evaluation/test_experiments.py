@@ -119,9 +119,9 @@ def test_an_arm_that_seeks_finds_by_its_context(monkeypatch):
     arm, scans = Arm("12 latents", context_latents=12, scan_latents=26, least_shared=0.0, seeks=True), []
     sample = experiments.sample_words
 
-    def watched(pipeline, scan, *rest):
+    def watched(pipeline, scan, *rest, **more):
         scans.append((None if scan is None else len(scan), pipeline.config.least_shared))
-        return sample(pipeline, scan, *rest)
+        return sample(pipeline, scan, *rest, **more)
 
     monkeypatch.setattr(experiments, "sample_words", watched)
     pipeline, arms = load_pipeline(SMALL), (arm, replace(arm, with_context=False))

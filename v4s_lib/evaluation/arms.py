@@ -37,6 +37,11 @@ def _guided() -> list[Arm]:
     return [Arm("none"), *joint, *instruction]
 
 
+def _of_long_scan(count: int) -> Arm:
+    """A context of ``count`` latents out of a scan with 100, used whatever it shows."""
+    return Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
+
+
 FOLLOWED = (3, 12, 25, 100)  # context latents: 12, 48 and 100 frames (claim C8), and 397
 
 EXPERIMENTS = {
@@ -50,21 +55,9 @@ EXPERIMENTS = {
     ],
     "long_scan": [
         Arm("without context", scan_latents=100, with_context=False),
-        *(
-            Arm(
-                f"{count} latents",
-                context_latents=count,
-                scan_latents=100,
-                followed=count in FOLLOWED,
-                least_shared=0.0,
-            )
-            for count in (1, 3, 12, 16, 25, 84, 100)
-        ),
+        *(replace(_of_long_scan(count), followed=count in FOLLOWED) for count in (1, 3, 12, 16, 25, 84, 100)),
     ],
-    "grounding_context": [
-        Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0, seeks=True)
-        for count in (16, 3, 12, 25, 84)
-    ],
+    "grounding_context": [replace(_of_long_scan(count), seeks=True) for count in (16, 3, 12, 25, 84)],
     "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
     "worlds": [
         *_pair(Arm("rooms")),
