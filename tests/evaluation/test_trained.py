@@ -10,7 +10,7 @@ import pytest
 
 from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.ledger import evaluate, on_every_seed
-from v4s_lib.evaluation.trained import HANDHELD, arms_table, compare, find_runs, main, score_run
+from v4s_lib.evaluation.trained import HANDHELD, arm_gains, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.__main__ import main as train
@@ -273,5 +273,8 @@ def test_the_table_has_the_differences_of_several_seeds(tmp_path):
     references = [result("reference", seed, [10.0, 20.0]) for seed in (1, 2)]
     arms = [result("no_box", seed, [10.0 + apart, 20.0 + apart]) for seed, apart in ((1, -2), (2, 1))]
     (tmp_path / "no_box-navigation.json").write_text(json.dumps(compare(arms, references)))
+    gain = arm_gains("navigation", "psnr_recall", tmp_path)["no_box - reference"]
+    assert [seed["mean"] for seed in gain["by_seed"]] == [-2, 1] and gain["mean"] == -0.5
+    assert arm_gains("grounding", "if_sd02", tmp_path) == {}
     line = arms_table(tmp_path).splitlines()[2]
     assert "| -0.50 [-0.50, -0.50] (-2.00, +1.00) | +3.00 [+3.00, +3.00] (+3.00, +3.00) | 4 |" in line

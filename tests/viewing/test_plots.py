@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from v4s_lib.evaluation.ledger import Check, Checked, Entry
-from v4s_lib.viewing.plots import attention_patterns, margins, read_log, top_view, training_curves
+from v4s_lib.viewing.plots import attention_patterns, forest, margins, read_log, top_view, training_curves
 from v4s_lib.viewing.sheets import BORDERS
 from v4s_lib.worlds.objects import COLORS
 from v4s_lib.worlds.paths import scan_path
@@ -70,3 +70,12 @@ def test_a_check_beyond_the_picture_is_drawn_at_its_edge():
     for seed, name in ((held, "generated"), (missed, "context")):
         shown = margins([Entry({"id": "X1"}, "reproduced", [Check([seed], True, 1)])])
         assert share(shown, BORDERS[name]) > 0.0002
+
+
+def test_a_difference_is_coloured_where_it_is_sure():
+    """An interval above zero is blue, one below it orange, one that reaches over it neither."""
+    for low, high, role in ((0.5, 1.5, "generated"), (-1.5, -0.5, "context"), (-0.5, 1.5, "truth")):
+        gain = {"mean": (low + high) / 2, "low": low, "high": high, "by_seed": [{"mean": low}, {"mean": high}]}
+        shown = forest({"arm - reference": gain}, "dB")
+        assert share(shown, BORDERS[role]) > 0.001
+        assert all(share(shown, BORDERS[other]) < 1e-4 for other in ("generated", "context") if other != role)

@@ -33,14 +33,18 @@ from v4s_lib.evaluation.results import (
     tables,
     task_digests,
 )
-from v4s_lib.evaluation.trained import arms_table
+from v4s_lib.evaluation.trained import arm_gains, arms_table
 from v4s_lib.training.presets import Preset, get_preset
-from v4s_lib.viewing.plots import margins
+from v4s_lib.viewing.plots import forest, margins
 from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
 MARGINS = (
     "<h2>How far each check is from its bar</h2><p>Blue holds, orange does not; a dot is a training seed, a line its "
     "95% interval over rooms.</p><img src='margins.png' alt='distance of each check from its bar'>"
+)
+DIFFERENCES = (
+    "<h1>Paired differences</h1><p>A line is a 95% interval over rooms: blue surely above zero, orange surely below, "
+    "grey neither. Small dots are single training seeds.</p>"
 )
 STYLE = (
     "body{font:16px sans-serif;max-width:90em;margin:2em auto} "
@@ -89,6 +93,10 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         (out / "margins.png").write_bytes(margins([entry for entry in entries if entry.checks]).data)
         sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}")
         sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in other_tables().items()]
+        sections.append(DIFFERENCES)
+        for name, (gains_of, unit) in other_gains().items():
+            (out / f"gain_{name}.png").write_bytes(forest(gains_of, unit).data)
+            sections.append(f"<h2>{escape(name)}</h2><img src='gain_{escape(name)}.png' alt='paired differences'>")
     title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
     (out / "index.html").write_text(f"{title}<style>{STYLE}</style>{''.join(sections)}\n")
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
@@ -196,6 +204,19 @@ def other_tables() -> dict[str, str]:
         for heading, content in found.items()
     }
     return drawn | {"Arms: short trainings that differ in one thing": arms_table()}
+
+
+def other_gains() -> dict[str, tuple[dict[str, dict], str]]:
+    """Paired differences of the stored experiments, from their first arm, and of the trained arms, with their unit."""
+    arms = {"navigation": ("psnr_recall", "dB"), "grounding": ("if_sd02", "1"), "handheld": ("retention", "1")}
+    found = {f"arms_{measure}": (arm_gains(measure, metric), unit) for measure, (metric, unit) in arms.items()}
+    for path in sorted(FOLDER.glob("*.json")):
+        content = stored(path.stem, FOLDER)
+        if "gain" in content:
+            first = content["rows"][0]
+            of_first = {pair: gain for pair, gain in content["gain"].items() if pair.endswith(f" - {first['method']}")}
+            found[path.stem] = of_first, first["unit"]
+    return found
 
 
 def html_table(markdown: str) -> str:

@@ -204,6 +204,17 @@ def arms_table(folder: Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
+def arm_gains(measure: str, metric: str, folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """Every stored arm's paired difference from its reference, by name, as ``compare`` makes it."""
+    gains = {}
+    for name, arm in ARMS.items():
+        file = folder / f"{name}-{measure}.json"
+        pair = f"{name} - {arm.reference}"
+        if file.is_file() and (gain := json.loads(file.read_text())["gain"].get(f"{pair}, {metric}")):
+            gains[pair] = gain
+    return gains
+
+
 def _cell(row: dict[str, Any], sign: str) -> str:
     """A mean with its interval, and of several trainings each one's; "–" where they are not known."""
     known = [row[end] for end in ("mean", "low", "high")]

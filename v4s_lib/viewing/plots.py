@@ -218,3 +218,22 @@ def margins(entries: list[Entry]) -> IPython.display.Image:
         axes.text(place, 1.002, text, ha=align, transform=axes.get_xaxis_transform())
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     return show(figure)
+
+
+def forest(gains: dict[str, dict], unit: str) -> IPython.display.Image:
+    """Paired differences, as the results keep them, with their 95% intervals over rooms: a line each, by name.
+
+    Where several trainings stand behind one, small dots are those of each training seed.
+    """
+    figure = Figure(figsize=(7, 0.9 + 0.3 * len(gains)), layout="tight")
+    axes = figure.add_subplot(xlabel=f"difference, {unit}", ylim=(len(gains) - 0.5, -0.5))
+    for row, gain in enumerate(gains.values()):
+        sure = gain["low"] > 0 or gain["high"] < 0
+        color = (BLUE if gain["mean"] > 0 else ORANGE) if sure else GREY
+        axes.plot([gain["low"], gain["high"]], [row, row], color=color, linewidth=3)
+        axes.plot([gain["mean"]], [row], "o", color=color)
+        seeds = [seed["mean"] for seed in gain.get("by_seed", [])]
+        axes.plot(seeds, [row + 0.25] * len(seeds), ".", color="black", markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(gains)), list(gains))
+    return show(figure)
