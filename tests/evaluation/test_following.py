@@ -1,6 +1,7 @@
 """Camera following: offsets that were put in come out, and pictures without a camera fail."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,16 @@ def test_a_camera_that_only_turns_is_off_by_the_way_it_did_not_go(measures):
     away = (path[looked_at(len(path)), :3, 3] - path[0, :3, 3]).norm(dim=-1).mean().item()
     still = measures["turn_only"]
     assert still["rotation_error"] == 0 and still["translation_error"] == pytest.approx(away) and away > 0.1
+
+
+@pytest.mark.parametrize("latents", [2, 6])
+def test_errors_are_means_over_frames_and_do_not_grow_with_the_clip(latents):
+    """Every frame is turned by 20 degrees and moved by half a metre, however many there are."""
+    preset = replace(PRESET, task=replace(PRESET.task, target_latents=latents))
+    episode = navigation_episode("validation", 7, preset.task)
+    found = following_measures({}, episode, offset(episode.target_c2w, 20.0, 0.5), preset)["shuffled"]
+    assert found["rotation_error"] == pytest.approx(20, abs=0.1)
+    assert found["translation_error"] == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("metres", STEPS)

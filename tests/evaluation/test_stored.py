@@ -13,6 +13,8 @@ from v4s_lib.evaluation import trained
 from v4s_lib.evaluation.arms import EXPERIMENTS as WAYS
 from v4s_lib.evaluation.evidence import is_earlier, stored
 from v4s_lib.evaluation.experiments import FOLDER, file_name, score_arm, summarise
+from v4s_lib.evaluation.judges import judged_right
+from v4s_lib.evaluation.ledger import gate_interval
 from v4s_lib.evaluation.reproduce import check_weights, compare
 from v4s_lib.evaluation.results import EXPERIMENTS, Models, load_models, load_results
 from v4s_lib.evaluation.statistics import make_row
@@ -86,3 +88,12 @@ def test_an_experiment_s_figures_are_those_of_its_arms(name):
             assert same(row, made.to_json() | {"failed": row["failed"]})  # frames, which a room's mean does not tell
     made = summarise(results, "if_sd02" if WAYS[name][0].seeks else "psnr_recall")
     assert same(json.loads((FOLDER / f"{name}.json").read_text()), json.loads(json.dumps(made)))
+
+
+def test_the_gates_are_the_shares_of_their_rooms_and_lie_in_their_intervals():
+    found = load_results("judges")
+    for judge, values in (("sd", found["gates"]["distances"]), ("if", found["gates"]["scores"])):
+        for frames, share in found["gates"][judge].items():
+            right = judged_right(judge, frames, np.array(values[frames]), found["limits"]["least_score"])
+            low, high = gate_interval(found, judge, frames)
+            assert right.mean() == share and low <= share <= high

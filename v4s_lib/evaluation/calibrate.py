@@ -19,7 +19,14 @@ from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.video import through_file
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.grounding import REACH, other_label
-from v4s_lib.evaluation.judges import Limits, largest_change, limits_file, save_limits, view_distance
+from v4s_lib.evaluation.judges import (
+    Limits,
+    judged_right,
+    largest_change,
+    limits_file,
+    save_limits,
+    view_distance,
+)
 from v4s_lib.evaluation.reader import ObjectReader, load_reader
 from v4s_lib.model.codec import PatchCodec
 from v4s_lib.model.weights import weights_digest
@@ -84,10 +91,14 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
     gates = {
         "rooms": rooms,
         "sd": {
-            name: float((np.array(d) < 0.1).mean() if name == "ground truth" else (np.array(d) > 0.2).mean())
+            name: float(judged_right("sd", name, np.array(d), limits.least_score).mean())
             for name, d in distances.items()
         },
-        "if": {name: float((np.array(s) >= limits.least_score).mean()) for name, s in scores.items() if s},
+        "if": {
+            name: float(judged_right("if", name, np.array(s), limits.least_score).mean())
+            for name, s in scores.items()
+            if s
+        },
         "distances": {name: np.round(d, 4).tolist() for name, d in distances.items()},
         "scores": {name: np.round(s, 4).tolist() for name, s in scores.items()},
     }

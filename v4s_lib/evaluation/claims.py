@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from v4s_lib.data.manifests import MANIFESTS, check_schema
-from v4s_lib.evaluation.statistics import ratio_of_means
+from v4s_lib.evaluation.statistics import Interval, ratio_of_means
 
 FOLDER = MANIFESTS / "ledger"
 
@@ -38,16 +38,20 @@ def ratio_name(one: tuple[str, str], other: tuple[str, str]) -> str:
 
 
 def asked_ratios(
-    results: str, values: Callable[[str, str], np.ndarray | None], scenes: np.ndarray
+    results: str,
+    values: Callable[[str, str], np.ndarray | None],
+    scenes: np.ndarray,
+    ratio: Callable[[np.ndarray, np.ndarray, np.ndarray], Interval] = ratio_of_means,
 ) -> dict[str, dict[str, Any]]:
     """The ratios that claims ask of the results of that name, with their intervals over scenes (E,).
 
     ``values`` has a measure (E,) of a method, an episode each, or None where it has none; those are left out.
+    ``ratio`` makes one of two measures and the scenes.
     """
     ratios = {}
     for check in (check for claim in load_claims()["claims"] for check in claim.get("checks", [])):
         if check["results"] == results and (pair := sides(check)):
             first, second = (values(*side) for side in pair)
             if first is not None and second is not None:
-                ratios[ratio_name(*pair)] = ratio_of_means(first, second, scenes).to_json()
+                ratios[ratio_name(*pair)] = ratio(first, second, scenes).to_json()
     return ratios

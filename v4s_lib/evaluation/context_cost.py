@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -17,10 +18,11 @@ from tqdm.auto import tqdm
 from v4s_lib.command import command
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.provenance import current_commit
+from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.experiments import KIND
 from v4s_lib.evaluation.ratios import seconds as seconds_of
 from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, markdown_table, models_digest, save_results
-from v4s_lib.evaluation.statistics import Row
+from v4s_lib.evaluation.statistics import Interval, Row
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.memory import held_bytes
 from v4s_lib.training.presets import Preset, get_preset
@@ -40,8 +42,13 @@ def encode(pipeline: Video4SpatialPipeline, frames: Tensor) -> None:
     )
 
 
-def measure(pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int, ...] = LENGTHS) -> list[dict]:
-    """Rows of ``METRICS`` for every length; a row's mean is the median of ``REPEATS`` runs, its ends their extremes."""
+def measure(
+    pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int, ...] = LENGTHS
+) -> tuple[list[dict], dict[str, dict]]:
+    """Rows of ``METRICS`` for every length, and the ratios that claims ask for.
+
+    A row's mean is the median of ``REPEATS`` runs, its ends their extremes; so are a ratio's, of the runs in one turn.
+    """
     scan = navigation_episode("demo", 0, preset.task, max(lengths)).scan.rgb
     videos = {count: scan[: latent_frames(count)] for count in lengths}
     seconds: dict[int, list[float]] = {count: [] for count in lengths}
@@ -59,19 +66,29 @@ def measure(pipeline: Video4SpatialPipeline, preset: Preset, lengths: tuple[int,
         rows.append(Row(name, "encoding_time", "ms", *times, REPEATS, 0).to_json())
         rows.append(Row(name, "time_per_frame", "ms", *each, REPEATS, 0).to_json())
         rows.append(Row(name, "peak_memory", "MiB", peak, peak, peak, 1, 0).to_json())
-    return rows
+    turns = {f"{count} latents": np.array(seconds[count]) / len(videos[count]) for count in lengths}
+    asked = folder_of(KIND, preset.name) + "/context_cost"
+    return rows, asked_ratios(asked, lambda method, _: turns.get(method), np.arange(REPEATS), turn_ratio)
+
+
+def turn_ratio(first: np.ndarray, second: np.ndarray, _: np.ndarray) -> Interval:
+    """Median and extremes of what was measured in the same turns (T,)."""
+    ratios = first / second
+    return Interval(float(np.median(ratios)), float(ratios.min()), float(ratios.max()), len(ratios))
 
 
 def context_cost(preset: Preset) -> dict[str, Any]:
     """The rows of ``measure`` with their provenance."""
     models = load_models(preset)
+    rows, ratio = measure(models.ours, preset)
     return {
         "experiment": "context_cost",
         "preset": preset.name,
         "weights_sha256": models_digest(models),
         "commit": current_commit(),
         "threads": torch.get_num_threads(),
-        "rows": measure(models.ours, preset),
+        "rows": rows,
+        "ratio": ratio,
     }
 
 

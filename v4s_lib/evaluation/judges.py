@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path
 
+import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -143,6 +144,16 @@ def judge(clips: Tensor, last: int, label: str, reader: ObjectReader, sd: Tensor
 def best_of(passed: int, samples: int, k: int) -> float:
     """Chance that one of ``k`` samples passes, drawn without repeats from ``samples`` of which ``passed`` do."""
     return 1 - comb(samples - passed, k) / comb(samples, k)
+
+
+def judged_right(judge: str, frames: str, values: np.ndarray, least_score: float) -> np.ndarray:
+    """Which of a gate's frames count, by their SD or the reader's score (R,).
+
+    Of SD: the truth that passes, and false frames that are stopped. Of IF: all that pass, as they should or not.
+    """
+    if judge == "sd":
+        return values < 0.1 if frames == "ground truth" else values > 0.2
+    return values >= least_score
 
 
 def save_limits(limits: Limits, gates: dict, path: Path = LIMITS) -> None:

@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
 from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
+from v4s_lib.evaluation.judges import judged_right
+from v4s_lib.evaluation.statistics import bootstrap
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
@@ -175,6 +179,7 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
     if "gate" in check:
         judge, frames = check["gate"].split(".")
         what, value = f"{judge.upper()} gate, {frames}", _find(found["gates"][judge], frames, check["results"])
+        interval = gate_interval(found, judge, frames)
     elif "pair" in check:
         gain = _find(found["gain"], check["pair"], check["results"])
         gain = gain if seed is None else gain["by_seed"][seed]
@@ -195,6 +200,16 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
     interval = None if interval and None in interval else interval
     least = "at_least" in check
     return Checked(what, value, interval, check["at_least" if least else "at_most"], least)
+
+
+def gate_interval(found: dict[str, Any], judge: str, frames: str) -> tuple[float, float] | None:
+    """The 95% interval over rooms of the share of frames that a judge lets pass or stops; None without each room's."""
+    values = found["gates"].get("distances" if judge == "sd" else "scores", {}).get(frames)
+    if values is None:
+        return None
+    right = judged_right(judge, frames, np.array(values), found["limits"]["least_score"])
+    share = bootstrap(right, np.arange(len(right)))
+    return share.low, share.high
 
 
 def _find(place: dict[str, Any], name: str, file: str) -> Any:
