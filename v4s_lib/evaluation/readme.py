@@ -12,6 +12,7 @@ from v4s_lib.evaluation import settings
 from v4s_lib.evaluation.ledger import BY_DESIGN, EARLIER, Entry, brief_table, ledger_table, read_ledger
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
+from v4s_lib.evaluation.paper import paper_tables
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
     RESULTS,
@@ -181,6 +182,7 @@ def with_tables(text: str) -> str:
         "table: grounding_small": lambda: front_table("grounding_small"),
         "sfm": sfm,
         "ledger": lambda: claims(entries),
+        "paper": paper_tables,
         "benchmarks": benchmarks,
         "solvers": solvers,
         "recipe": recipe,

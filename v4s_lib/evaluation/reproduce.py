@@ -21,6 +21,7 @@ from v4s_lib.evaluation.experiments import FOLDER
 from v4s_lib.evaluation.grounding import sample_grounding
 from v4s_lib.evaluation.ledger import EARLIER, ledger_table, read_ledger
 from v4s_lib.evaluation.navigation import OTHER_ROOM, Models, episode_clips, episode_seed
+from v4s_lib.evaluation.paper import paper_tables
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
     gains,
@@ -91,7 +92,8 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         ledger = ledger_table(entries)
         (out / "ledger.md").write_text(f"{ledger}\n")
         (out / "margins.png").write_bytes(margins([entry for entry in entries if entry.checks]).data)
-        sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}")
+        beside = "".join(html_table(table) for table in paper_tables().split("\n\n"))
+        sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}<h1>The paper's tables</h1>{beside}")
         sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in other_tables().items()]
         sections.append(DIFFERENCES)
         for name, (gains_of, unit) in other_gains().items():
