@@ -10,9 +10,9 @@ from typing import Any
 from v4s_lib.command import command
 from v4s_lib.evaluation import settings
 from v4s_lib.evaluation.ledger import BY_DESIGN, EARLIER, Entry, brief_table, ledger_table, read_ledger
+from v4s_lib.evaluation.paper import paper_tables
 from v4s_lib.evaluation.ratios import ratio_table
 from v4s_lib.evaluation.reproduce import check_weights, choose_episodes, episode_sheet
-from v4s_lib.evaluation.paper import paper_tables
 from v4s_lib.evaluation.results import (
     EXPERIMENTS,
     RESULTS,
