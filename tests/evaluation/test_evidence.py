@@ -44,25 +44,27 @@ def test_results_sampled_otherwise_than_their_preset_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights_sha256": "another"}, "to compare the other-seed1 that is stored, got another"),
+        ({"weights_sha256": "another"}, "to compare the no_box-seed1 that is stored, got another"),
         ({"commit": "another"}, "scored by one commit, got 2"),
+        ({"targets_seen": 1}, "to have seen 800 targets, got 1: train it again"),
     ],
 )
 def test_arms_are_compared_as_they_are_stored(tmp_path, changes, message):
-    runs = {"reference-seed1": "a", "other-seed1": "b"}
-    content = {"arm": "other", "measure": "navigation", "preset": "smoke", "weights": runs, "rows": []}
-    scored = {run: {"weights_sha256": digest, "commit": "one"} for run, digest in runs.items()}
+    runs = {"reference-seed1": "a", "no_box-seed1": "b"}
+    content = {"arm": "no_box", "measure": "navigation", "preset": "smoke", "weights": runs, "rows": []}
+    facts = {"commit": "one", "targets_seen": 200 * 2 * 2}
+    scored = {run: facts | {"arm": run[:-6], "weights_sha256": digest} for run, digest in runs.items()}
     (tmp_path / "scored").mkdir()
-    for run, facts in scored.items():
-        (tmp_path / "scored" / f"{run}-navigation.json").write_text(json.dumps(facts))
+    for run, single in scored.items():
+        (tmp_path / "scored" / f"{run}-navigation.json").write_text(json.dumps(single))
     for name in ("fit", "unfit"):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    assert stored("fit", tmp_path)["arm"] == "other"
-    (tmp_path / "scored" / "other-seed1-navigation.json").write_text(json.dumps(scored["other-seed1"] | changes))
-    with pytest.raises(ValueError, match=f"^expected unfit {message}"):
+    assert stored("fit", tmp_path)["arm"] == "no_box"
+    (tmp_path / "scored" / "no_box-seed1-navigation.json").write_text(json.dumps(scored["no_box-seed1"] | changes))
+    with pytest.raises(ValueError, match=f"^expected .*{message}"):
         stored("unfit", tmp_path)
-    (tmp_path / "scored" / "other-seed1-navigation.json").unlink()
-    with pytest.raises(ValueError, match="^expected the other-seed1 that unfit compares in .*, got no file: score it"):
+    (tmp_path / "scored" / "no_box-seed1-navigation.json").unlink()
+    with pytest.raises(ValueError, match="^expected the no_box-seed1 that unfit compares in .*, got no file: score it"):
         stored("unfit", tmp_path)
 
 
