@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.reproduce", description=__doc__)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--live", type=int, default=4, help="episodes computed again and compared (default: 4)")
-    parser.add_argument("--all", action="store_true", help="compute both tables again; no ledger, which reads what is stored")
+    parser.add_argument(
+        "--all", action="store_true", help="compute both tables again; no ledger, which reads what is stored"
+    )
     parser.add_argument("--out", type=Path, default=Path("report"))
     args = parser.parse_args(arguments)
     reproduce(get_preset(args.preset), args.live, args.all, args.out)
