@@ -101,12 +101,7 @@ def test_arms_out_of_domain_come_in_pairs_after_one_in_it():
 def test_a_followed_arm_is_asked_where_its_camera_went():
     """The truth follows its own path; a clip that stands still does not."""
     arms = {arm.context_latents: arm for arm in EXPERIMENTS["context"] if arm.followed}
-    longer = {arm.context_latents for arm in EXPERIMENTS["long_scan"] if arm.followed}
-    assert (
-        tuple(arms) == FOLLOWED[:3]
-        and longer == set(FOLLOWED)
-        and all(arm.scan_latents == SMALL.task.scan_latents[1] for arm in arms.values())
-    )
+    assert tuple(arms) == FOLLOWED and all(arm.scan_latents == SMALL.task.scan_latents[1] for arm in arms.values())
     episode = navigation_episode("validation", 0, SMALL.task, 2)
     clips = episode.target.rgb, episode.target.rgb[:1].expand_as(episode.target.rgb)
     truth, still = (experiments.follow(clip, episode, SMALL, "validation", 0) for clip in clips)
@@ -137,7 +132,7 @@ def test_arms_that_seek_are_guided_as_they_say():
     pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
     arms = {arm.name: arm for arm in EXPERIMENTS["grounding_guidance"]}
     assert arms.keys() == {arm.name for arm in EXPERIMENTS["guidance"]}
-    assert all(arm.followed for arm in EXPERIMENTS["guidance"])
+    assert [arm.name for arm in EXPERIMENTS["guidance"] if arm.followed] == ["none", "joint 1.5", "instruction 1.5"]
     for name, times, kept in (("none", 1, True), ("joint 1.5", 2, False), ("instruction 1.5", 2, True)):
         calls.clear()
         score_arm(pipeline, SMOKE, arms[name], "validation", 0, 0)
