@@ -9,10 +9,10 @@ import torch
 
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.worlds import WORLDS
-from v4s_lib.evaluation import experiments
+from v4s_lib.evaluation import experiments, results
 from v4s_lib.evaluation.arms import EXPERIMENTS, FOLLOWED, RETAINED, Arm
 from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arms, score_arm
-from v4s_lib.evaluation.results import folder_of, nearest_folder
+from v4s_lib.evaluation.results import folder_of, nearest
 from v4s_lib.training.presets import SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
@@ -142,12 +142,17 @@ def test_arms_that_seek_are_guided_as_they_say():
 
 
 def test_results_of_another_preset_do_not_lie_over_those_of_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     arms = [Arm(f"{count} latents", context_latents=count, scan_latents=6) for count in (2, 1)]
     monkeypatch.setitem(EXPERIMENTS, "context", arms)
-    experiments.main(["context", "--preset", "smoke", "--episodes", "2", "--store", str(tmp_path / "store")])
-    assert (tmp_path / "experiments_smoke" / "context.json").is_file()
-    assert folder_of("experiments", "small") == "experiments" == nearest_folder("experiments", "smoke")
+    monkeypatch.setattr(experiments, "get_preset", lambda name: replace(SMOKE, name=name))
+    monkeypatch.setattr(experiments, "load_models", lambda preset: results.load_models(SMOKE))
+    experiments.main(["context", "--preset", "base", "--episodes", "2", "--store", str(tmp_path / "store")])
+    assert (tmp_path / "experiments_base" / "context.json").is_file()
+    assert nearest("experiments/context", "base") == "experiments_base/context"
+    assert nearest("experiments/guidance", "base") == "experiments/guidance"
+    assert nearest("experiments", "base") == "experiments_base" and nearest("arms", "base") == "arms"
+    assert folder_of("arms", "small") == tmp_path / "arms" and folder_of("arms", "smoke").parts[0] == "runs"
 
 
 def test_arms_that_seek_are_compared_by_what_they_find(tmp_path):

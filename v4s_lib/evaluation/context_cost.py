@@ -21,7 +21,7 @@ from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.experiments import KIND
 from v4s_lib.evaluation.ratios import seconds as seconds_of
-from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, markdown_table, models_digest, save_results
+from v4s_lib.evaluation.results import folder_of, load_models, markdown_table, models_digest, save_results
 from v4s_lib.evaluation.statistics import Interval, Row
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.memory import held_bytes
@@ -67,8 +67,12 @@ def measure(
         rows.append(Row(name, "time_per_frame", "ms", *each, REPEATS, 0).to_json())
         rows.append(Row(name, "peak_memory", "MiB", peak, peak, peak, 1, 0).to_json())
     turns = {f"{count} latents": np.array(seconds[count]) / len(videos[count]) for count in lengths}
-    asked = folder_of(KIND, preset.name) + "/context_cost"
-    return rows, asked_ratios(asked, lambda method, _: turns.get(method), np.arange(REPEATS), turn_ratio)
+    asked = f"{folder_of(KIND, preset.name).name}/context_cost"
+
+    def values(method: str, metric: str) -> np.ndarray | None:
+        return turns.get(method) if metric == "time_per_frame" else None
+
+    return rows, asked_ratios(asked, values, np.arange(REPEATS), turn_ratio)
 
 
 def turn_ratio(first: np.ndarray, second: np.ndarray, _: np.ndarray) -> Interval:
@@ -99,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file (default: with the preset's results)")
     args = parser.parse_args(arguments)
     results = context_cost(get_preset(args.preset))
-    save_results(results, args.out or RESULTS / folder_of(KIND, args.preset) / "context_cost.json")
+    save_results(results, args.out or folder_of(KIND, args.preset) / "context_cost.json")
     print(markdown_table(results, METRICS))
 
 

@@ -68,7 +68,7 @@ def check_sampling(content: dict[str, Any], name: str) -> None:
 def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
     """``ValueError`` for a comparison of other trainings than those stored beside it, or of several commits.
 
-    And of trainings that have seen as many targets as the arm is not shown any more.
+    Or of trainings that saw another number of targets than the arm is shown now.
     """
     if "arm" not in content or "weights" not in content:
         return

@@ -199,7 +199,7 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
         for name, result in zip(names, results, strict=True)
         for metric, each in result["per_episode"].items()
     }
-    asked = f"{folder_of(KIND, results[0]['preset'])}/{results[0]['experiment']}"
+    asked = f"{folder_of(KIND, results[0]['preset']).name}/{results[0]['experiment']}"
     ratio = asked_ratios(asked, lambda *asked: stored.get(asked), scenes)
     found = {"rows": rows, "gain": gain, "ratio": ratio}
     return {name: results[0][name] for name in provenance} | found
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(f"expected 2 episodes or more, got {args.episodes}: an interval needs two rooms, ask for more")
     arms, asked = EXPERIMENTS[args.experiment], (args.split, args.episodes)
     results = run_arms(args.experiment, arms, get_preset(args.preset), *asked, store=args.store, workers=args.workers)
-    out = args.out or RESULTS / folder_of(KIND, args.preset)
+    out = args.out or folder_of(KIND, args.preset)
     for arm, result in zip(arms, results, strict=True):
         save_results(result, out / f"{file_name(args.experiment, arm)}.json")
     metric = "if_sd02" if arms[0].seeks else "psnr_recall"

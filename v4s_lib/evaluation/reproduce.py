@@ -34,6 +34,7 @@ from v4s_lib.evaluation.results import (
     tables,
     task_digests,
 )
+from v4s_lib.evaluation.trained import FOLDER as ARMS_FOLDER
 from v4s_lib.evaluation.trained import arm_gains, arms_table
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.viewing.plots import forest, margins
@@ -41,7 +42,8 @@ from v4s_lib.viewing.sheets import Strip, contact_sheet, to_png
 
 MARGINS = (
     "<h2>How far each check is from its bar</h2><p>Blue holds, orange does not; a dot is a training seed, a line its "
-    "95% interval over rooms.</p><img src='margins.png' alt='distance of each check from its bar'>"
+    "95% interval over rooms (of C7 the extremes of repeated runs).</p>"
+    "<img src='margins.png' alt='distance of each check from its bar'>"
 )
 DIFFERENCES = (
     "<h1>Paired differences</h1><p>A line is a 95% interval over rooms: blue surely above zero, orange surely below, "
@@ -213,6 +215,8 @@ def other_tables() -> dict[str, str]:
 def other_gains() -> dict[str, tuple[dict[str, dict], str]]:
     """Paired differences of the stored experiments, from their first arm, and of the trained arms, with their unit."""
     arms = {"navigation": ("psnr_recall", "dB"), "grounding": ("if_sd02", "1"), "handheld": ("retention", "1")}
+    for path in ARMS_FOLDER.glob("*.json"):
+        stored(path.stem, ARMS_FOLDER)  # refuses what does not count
     found = {f"arms_{measure}": (arm_gains(measure, metric), unit) for measure, (metric, unit) in arms.items()}
     for path in sorted(FOLDER.glob("*.json")):
         content = stored(path.stem, FOLDER)
@@ -220,7 +224,7 @@ def other_gains() -> dict[str, tuple[dict[str, dict], str]]:
             first = content["rows"][0]
             of_first = {pair: gain for pair, gain in content["gain"].items() if pair.endswith(f" - {first['method']}")}
             found[path.stem] = of_first, first["unit"]
-    return found
+    return {name: (gains_of, unit) for name, (gains_of, unit) in found.items() if gains_of}
 
 
 def html_table(markdown: str) -> str:

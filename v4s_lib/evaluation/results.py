@@ -215,15 +215,18 @@ def has_results(name: str) -> bool:
     return (RESULTS / f"{name}.json").is_file()
 
 
-def folder_of(kind: str, preset: str) -> str:
-    """Where in ``RESULTS`` a preset's results of a kind are; small's, which claims ask of, have the plain name."""
-    return kind if preset == "small" else f"{kind}_{preset}"
+def folder_of(kind: str, preset: str) -> Path:
+    """Where a preset's results of a kind are kept; small's, which claims ask of, have the plain name."""
+    if preset == "smoke":  # untrained, so nothing to ship
+        return Path("runs") / f"{kind}_smoke"
+    return RESULTS / (kind if preset == "small" else f"{kind}_{preset}")
 
 
-def nearest_folder(kind: str, preset: str) -> str:
-    """``folder_of``, if there is such a folder; otherwise small's."""
-    own = folder_of(kind, preset)
-    return own if (RESULTS / own).is_dir() else kind
+def nearest(name: str, preset: str) -> str:
+    """The name of a preset's own results, or of a folder of them, if there are any; otherwise of small's."""
+    kind, _, rest = name.partition("/")
+    own = f"{folder_of(kind, preset).name}/{rest}".rstrip("/")
+    return own if has_results(own) or (RESULTS / own).is_dir() else name
 
 
 def load_results(name: str) -> dict[str, Any]:

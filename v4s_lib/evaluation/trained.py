@@ -154,7 +154,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     starts = {name: first[name] for name in ("start", "sight_sha256")} | {"weights": weights, "targets_seen": targets}
-    asked = f"{folder_of(KIND, first['preset'])}/{first['arm']}-{first['measure']}"
+    asked = f"{folder_of(KIND, first['preset']).name}/{first['arm']}-{first['measure']}"
     ratio = asked_ratios(asked, lambda method, metric: metric_columns(pairs, metric).get(method), scenes)
     return {**shared, **starts, "rows": rows, "gain": gain, "ratio": ratio}
 
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         print(f"not trained yet: {', '.join(missing)}; run the same command to go on", file=sys.stderr)
         return
-    found, out = find_runs(args.runs, args.arms, args.seeds), args.out or RESULTS / folder_of(KIND, args.preset)
+    found, out = find_runs(args.runs, args.arms, args.seeds), args.out or folder_of(KIND, args.preset)
     for measure in args.measures:
         for name, seeds in found.items():
             for seed in seeds:

@@ -20,7 +20,7 @@ import numpy as np
 
 from v4s_lib.command import command
 from v4s_lib.data.provenance import current_commit
-from v4s_lib.training.arms import arm_preset, arm_start
+from v4s_lib.training.arms import arm_preset, arm_start, batch, without_painter
 from v4s_lib.training.loop import train
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.runs import stored_before
@@ -28,7 +28,7 @@ from v4s_lib.training.runs import stored_before
 SPEED_STEPS = 20  # that measure an arm's speed, after one that compiles
 FORMS = {  # what can be changed
     "reference": lambda preset: preset,
-    "unpainted": lambda preset: replace(preset, model=preset.model | {"paint": False}),
+    "unpainted": without_painter,
 }
 METRIC = "psnr_recall_ours"  # dB, on validation rooms
 
@@ -38,12 +38,6 @@ def own_contexts(preset: Preset) -> Preset:
     targets = preset.task.targets
     task, pool = replace(preset.task, targets=1), max(1, preset.pool_targets // targets)
     return replace(preset, contexts=preset.contexts * targets, pool_targets=pool, task=task)
-
-
-def batch(preset: Preset, factor: float) -> Preset:
-    """``factor`` times the contexts a step; a room serves as many steps as before, or as many as there are contexts."""
-    contexts = max(1, round(preset.contexts * factor))
-    return replace(preset, contexts=contexts, reuse=min(preset.reuse, contexts))
 
 
 def weighting(preset: Preset, **changes: float) -> Preset:

@@ -223,8 +223,9 @@ def margins(entries: list[Entry]) -> IPython.display.Image:
 def forest(gains: dict[str, dict], unit: str) -> IPython.display.Image:
     """Paired differences, as the results keep them, with their 95% intervals over rooms: a line each, by name.
 
-    Where several trainings stand behind one, small dots are those of each training seed.
+    Where several trainings stand behind one, small dots are those of each training seed. What is unknown is left out.
     """
+    gains = {name: gain for name, gain in gains.items() if None not in (gain["mean"], gain["low"], gain["high"])}
     figure = Figure(figsize=(7, 0.9 + 0.3 * len(gains)), layout="tight")
     axes = figure.add_subplot(xlabel=f"difference, {unit}", ylim=(len(gains) - 0.5, -0.5))
     for row, gain in enumerate(gains.values()):
