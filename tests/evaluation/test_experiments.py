@@ -132,7 +132,6 @@ def test_arms_that_seek_are_guided_as_they_say():
     pipeline.transformer.register_forward_hook(lambda _, args, kwargs, out: calls.append(kwargs), with_kwargs=True)
     arms = {arm.name: arm for arm in EXPERIMENTS["grounding_guidance"]}
     assert arms.keys() == {arm.name for arm in EXPERIMENTS["guidance"]}
-    assert [arm.name for arm in EXPERIMENTS["guidance"] if arm.followed] == ["none", "joint 1.5", "instruction 1.5"]
     for name, times, kept in (("none", 1, True), ("joint 1.5", 2, False), ("instruction 1.5", 2, True)):
         calls.clear()
         score_arm(pipeline, SMOKE, arms[name], "validation", 0, 0)

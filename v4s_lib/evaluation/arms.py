@@ -45,7 +45,7 @@ def _of_long_scan(count: int) -> Arm:
 FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
 
 EXPERIMENTS = {
-    "guidance": [replace(arm, followed=arm.guidance_scale <= 1.5) for arm in _guided()],
+    "guidance": _guided(),
     "grounding_guidance": [replace(arm, seeks=True) for arm in _guided()],
     # The longest scans met in training. A short context may not show the start frame; it is used all the same, or the
     # rule that puts another room's aside would decide the comparison. So in long scans.
