@@ -184,7 +184,7 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
         gain = _find(found["gain"], check["pair"], check["results"])
         gain = gain if seed is None else gain["by_seed"][seed]
         end = check.get("end")
-        clips = f" of {found['measure']}" if "measure" in found else ""  # of arms
+        clips = f" of {found.get('measure') or found['experiment']}" if {"measure", "experiment"} & found.keys() else ""
         what, value = check["pair"] + clips + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = gain["low"], gain["high"]
     else:
