@@ -211,7 +211,7 @@ def test_arms_with_and_without_context_are_scored_over_the_same_pixels(monkeypat
 def test_arms_are_summarised_for_the_ledger():
     """Gains of 4 dB and of 3 dB in every room: three quarters are kept, and no interval."""
     rooms, shared = np.array([20.0, 18.0, 22.0]), {"split": "test", "weights_sha256": "", "commit": "", "seed": 0}
-    shared |= {"experiment": "handheld", "preset": "small", "episodes": 3}
+    shared |= {"experiment": "handheld", "preset": "small", "episodes": 3, "inference_steps": 3}
     values = (rooms, rooms - 4, rooms - 2, rooms - 5)
     results = [{**stored(name, list(value)), **shared} for name, value in zip("abcd", values, strict=True)]
     found = experiments.summarise(results)

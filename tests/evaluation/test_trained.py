@@ -14,7 +14,7 @@ from v4s_lib.evaluation.trained import HANDHELD, arm_gains, arms_table, compare,
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.__main__ import main as train
-from v4s_lib.training.arms import arm_preset, get_arm
+from v4s_lib.training.arms import ARMS, arm_preset, get_arm
 from v4s_lib.training.presets import PRESETS, SMALL, SMOKE
 from v4s_lib.training.weights import load_pipeline
 
@@ -76,6 +76,7 @@ def test_each_seed_has_its_own_difference():
 def test_a_claim_of_arms_has_to_hold_for_every_seed(tmp_path):
     """A mean of +1 dB over two trainings, of which one loses 1 dB, reproduces nothing."""
     anyhow = {"start": None, "sight_sha256": None, "commit": "one"}  # of no weights that ship
+    anyhow["targets_seen"] = 200 * 8 * 2
     references = [result("reference", seed, ROOMS, **anyhow) for seed in (1, 2)]
     for apart, holds in (((3, -1), False), ((3, 1), True)):
         arms = [
@@ -159,7 +160,7 @@ def test_a_folder_with_another_arm_than_its_name_is_refused(runs, tmp_path):
         score_run(tmp_path / "gap_0-seed3", "navigation", "validation", 1, tmp_path)
 
 
-def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
+def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys, monkeypatch):
     out, store = tmp_path / "out", tmp_path / "store"
     asked = ["--runs", str(runs), "--split", "validation", "--out", str(out), "--store", str(store)]
     assert main([*asked, "--episodes", "1"]) == 0
@@ -178,6 +179,10 @@ def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys):
     assert (own["targets_seen"], own["training_seed"], len(own["weights_sha256"])) == (2 * 2 * 2, 3, 64)
     assert "| no_box | clips end without the box tail | navigation | psnr_recall |" in capsys.readouterr().out
     check = {"results": "no_box-navigation", "pair": "no_box - reference, psnr", "at_least": -100.0}
+    with pytest.raises(ValueError, match="^expected the no_box-seed3 to have seen 800 targets, got 8: train it again"):
+        evaluate(check, out)  # an arm has 200 steps
+    for name in ("reference", "no_box"):
+        monkeypatch.setitem(ARMS, name, replace(get_arm(name), steps=2))
     assert evaluate(check, out).holds
     assert main([*asked, "--arms", "gap_0"]) == 2
 
