@@ -35,6 +35,7 @@ def measures():
     paths = {f"{d:g} deg": offset(true, degrees=d) for d in TURNS}
     paths |= {f"{m:g} m": offset(true, metres=m) for m in STEPS}
     clips = {name: render_many(episode.scenes, path[None], PRESET.task).rgb[0] for name, path in paths.items()}
+    clips["ground_truth"] = episode.target.rgb
     clips["grey"] = torch.full_like(episode.target.rgb, 0.5)
     clips["context mean"] = context_mean(start, episode.scan.rgb, len(true))
     clips["other room"] = navigation_episode("validation", 8, PRESET.task).target.rgb
@@ -68,7 +69,8 @@ def test_errors_are_means_over_frames_and_do_not_grow_with_the_clip(latents):
     """Every frame is turned by 20 degrees and moved by half a metre, however many there are."""
     preset = replace(PRESET, task=replace(PRESET.task, target_latents=latents))
     episode = navigation_episode("validation", 7, preset.task)
-    found = following_measures({}, episode, offset(episode.target_c2w, 20.0, 0.5), preset)["shuffled"]
+    clips, unrelated = {"truth": episode.target.rgb}, offset(episode.target_c2w, 20.0, 0.5)
+    found = following_measures(clips, episode, unrelated, preset)["shuffled"]
     assert found["rotation_error"] == pytest.approx(20, abs=0.1)
     assert found["translation_error"] == pytest.approx(0.5, abs=1e-3)
 

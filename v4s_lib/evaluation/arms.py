@@ -37,6 +37,11 @@ def _guided() -> list[Arm]:
     return [Arm("none"), *joint, *instruction]
 
 
+def _followed(arms: list[Arm]) -> list[Arm]:
+    """The arms, each asked where its camera went."""
+    return [replace(arm, followed=True) for arm in arms]
+
+
 def _of_long_scan(count: int) -> Arm:
     """A context of ``count`` latents out of a scan with 100, used whatever it shows."""
     return Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
@@ -45,7 +50,7 @@ def _of_long_scan(count: int) -> Arm:
 FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
 
 EXPERIMENTS = {
-    "guidance": _guided(),
+    "guidance": _followed(_guided()),
     "grounding_guidance": [replace(arm, seeks=True) for arm in _guided()],
     # The longest scans met in training. A short context may not show the start frame; it is used all the same, or the
     # rule that puts another room's aside would decide the comparison. So in long scans.
@@ -53,16 +58,14 @@ EXPERIMENTS = {
         Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED, least_shared=0.0)
         for count in (16, 1, 3, 6, 12, 25)
     ],
-    "long_scan": [
-        Arm("without context", scan_latents=100, with_context=False),
-        *(_of_long_scan(count) for count in (3, 12, 16, 25, 84)),
-    ],
+    "long_scan": _followed(
+        [
+            Arm("without context", scan_latents=100, with_context=False),
+            *(_of_long_scan(count) for count in (3, 12, 16, 25, 84)),
+        ]
+    ),
     "grounding_context": [replace(_of_long_scan(count), seeks=True) for count in (16, 3, 12, 25, 84)],
-    "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
-    "worlds": [
-        *_pair(Arm("rooms")),
-        *_pair(Arm("park", world="park")),
-        *_pair(Arm("rooms_unseen", world="rooms_unseen")),
-    ],
+    "handheld": _followed([*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))]),
+    "worlds": _followed([arm for world in ("rooms", "park", "rooms_unseen") for arm in _pair(Arm(world, world=world))]),
 }
 RETAINED = ("handheld", "worlds")  # arms in pairs, with and without context; the first pair is in the training domain

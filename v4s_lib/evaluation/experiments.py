@@ -40,8 +40,8 @@ from v4s_lib.worlds.visibility import Partition
 
 KIND = "experiments"
 FOLDER = RESULTS / KIND  # of preset small
-# Of paths, navigation_accuracy where an arm is followed; then of arms that seek an object.
-METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "if_sd02": "1", "aimed": "1"}
+# Of paths, the third and fourth where an arm is followed; then of arms that seek an object.
+METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "sd": "1", "if_sd02": "1", "aimed": "1"}
 
 
 # The arms of one room are scored in a row.

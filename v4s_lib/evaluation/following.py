@@ -43,20 +43,19 @@ def following_measures(
     """Camera measures of each clip (F, H, W, 3) and of two rows for scale, over ``looked_at`` frames.
 
     Args:
-        clips: one clip a method.
+        clips: one clip a method; the truth's own has the floor that the finder itself leaves.
         episode: the room and the instructed path.
         unrelated: (F, 4, 4) a path in the room that has nothing to do with the instructed one.
         preset: of the episode.
 
     Returns:
-        per method the measures of ``FOLLOWING_UNITS``, and ``failed_frames``. ``ground_truth`` is the floor that the
-        finder itself leaves, ``shuffled`` the unrelated path's own error, ``turn_only`` that of a camera which turns as
-        instructed and never leaves its place. ``sd`` is how far the frames are from any view of the room, see judges.
+        per method the measures of ``FOLLOWING_UNITS``, and ``failed_frames``. ``shuffled`` is the unrelated path's own
+        error, ``turn_only`` that of a camera which turns as instructed and never leaves its place. ``sd`` is how far
+        the frames are from any view of the room, see judges.
     """
     frames = looked_at(len(episode.target_c2w))
     true, other = episode.target_c2w[frames], unrelated[frames]
     finder = CameraFinder(episode.scenes, preset.task.camera, preset.task.reach)
-    clips = {**clips, "ground_truth": episode.target.rgb}
     pictures = torch.cat([clip[frames] for clip in clips.values()])
     found = finder.find(pictures)
     lost = (found.residual > MAX_RESIDUAL) | (contrast(pictures) < MIN_CONTRAST)

@@ -157,9 +157,9 @@ def score_episode(
     known = episode.known(frames, preset.task.camera)
     scores = {name: picture_measures(clip, episode.target.rgb, known, perceptual=True) for name, clip in clips.items()}
     _, _, unrelated = navigation_paths(split, index + OTHER_ROOM, preset.task)
-    generated = {name: clips[name] for name in FOLLOWED if name in clips}
+    looked_at = {name: clips[name] for name in FOLLOWED if name in clips} | {"ground_truth": episode.target.rgb}
     path = replayed(unrelated[0], episode.target_c2w[0])
-    for name, measures in following_measures(generated, episode, path, preset).items():
+    for name, measures in following_measures(looked_at, episode, path, preset).items():
         scores[name] = scores.get(name, {}) | measures
     for name, answer in used.items():
         facts.setdefault(name, {})["context_used"] = float(answer)
