@@ -42,29 +42,24 @@ def _followed(arms: list[Arm]) -> list[Arm]:
     return [replace(arm, followed=True) for arm in arms]
 
 
-def _of_long_scan(count: int) -> Arm:
-    """A context of ``count`` latents out of a scan with 100, used whatever it shows."""
-    return Arm(f"{count} latents", context_latents=count, scan_latents=100, least_shared=0.0)
+def _of_scan(length: int, count: int) -> Arm:
+    """A context of ``count`` latents out of a scan with ``length``, used whatever it shows."""
+    return Arm(f"{count} latents", context_latents=count, scan_latents=length, least_shared=0.0)
 
-
-FOLLOWED = (3, 12, 25)  # context latents: 12, 48 and 100 frames (claim C8)
 
 EXPERIMENTS = {
     "guidance": _followed(_guided()),
     "grounding_guidance": [replace(arm, seeks=True) for arm in _guided()],
-    # The longest scans met in training. A short context may not show the start frame; it is used all the same, or the
-    # rule that puts another room's aside would decide the comparison. So in long scans.
-    "context": [
-        Arm(f"{count} latents", context_latents=count, scan_latents=26, followed=count in FOLLOWED, least_shared=0.0)
-        for count in (16, 1, 3, 6, 12, 25)
-    ],
+    # Scans of 26 latents are the longest met in training. A short context may not show the start frame; it is used all
+    # the same, or the rule that puts another room's aside would decide the comparison. So in long scans.
+    "context": _followed([_of_scan(26, count) for count in (16, 1, 3, 6, 12, 25)]),
     "long_scan": _followed(
         [
             Arm("without context", scan_latents=100, with_context=False),
-            *(_of_long_scan(count) for count in (3, 12, 16, 25, 84)),
+            *(_of_scan(100, count) for count in (3, 12, 16, 25, 84)),
         ]
     ),
-    "grounding_context": [replace(_of_long_scan(count), seeks=True) for count in (16, 3, 12, 25, 84)],
+    "grounding_context": [replace(_of_scan(100, count), seeks=True) for count in (16, 3, 12, 25, 84)],
     "handheld": _followed([*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))]),
     "worlds": _followed([arm for world in ("rooms", "park", "rooms_unseen") for arm in _pair(Arm(world, world=world))]),
 }

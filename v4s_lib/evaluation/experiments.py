@@ -40,7 +40,7 @@ from v4s_lib.worlds.visibility import Partition
 
 KIND = "experiments"
 FOLDER = RESULTS / KIND  # of preset small
-# Of paths, the third and fourth where an arm is followed; then of arms that seek an object.
+# Pictures and, of arms that are followed, paths; of arms that seek an object, what the judges say; sd is of both.
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "sd": "1", "if_sd02": "1", "aimed": "1"}
 
 
