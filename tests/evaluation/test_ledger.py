@@ -309,7 +309,7 @@ PATHS = {("park", "navigation_accuracy"): 0.46, ("rooms", "navigation_accuracy")
     ],
 )
 def test_claims_of_length_and_domain_are_judged_by_their_bars(tmp_path, name, rows, verdict):
-    """Half of the gain and of the followed frames stays; time grows no faster than the context; 17.5% more frames are followed."""
+    """Half of gain and accuracy stay; time grows no faster than the context; 17.5% more frames are followed."""
     found = [{"method": m, "metric": metric, "mean": v, "low": v, "high": v} for (m, metric), v in rows.items()]
     (tmp_path / "experiments").mkdir()
     for file in ("worlds", "context_cost", "context"):

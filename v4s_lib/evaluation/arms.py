@@ -25,8 +25,8 @@ class Arm:
 
 
 def _pair(arm: Arm) -> list[Arm]:
-    """An arm, and the same without its context."""
-    return [arm, replace(arm, name=f"{arm.name} without context", with_context=False)]
+    """An arm that is followed, and the same without its context, of which pictures alone are judged."""
+    return [replace(arm, followed=True), replace(arm, name=f"{arm.name} without context", with_context=False)]
 
 
 def _guided() -> list[Arm]:
@@ -60,7 +60,11 @@ EXPERIMENTS = {
         ]
     ),
     "grounding_context": [replace(_of_scan(100, count), seeks=True) for count in (16, 3, 12, 25, 84)],
-    "handheld": _followed([*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))]),
-    "worlds": _followed([arm for world in ("rooms", "park", "rooms_unseen") for arm in _pair(Arm(world, world=world))]),
+    "handheld": [*_pair(Arm("rendered")), *_pair(Arm("handheld", handheld=True))],
+    "worlds": [
+        *_pair(Arm("rooms")),
+        *_pair(Arm("park", world="park")),
+        *_pair(Arm("rooms_unseen", world="rooms_unseen")),
+    ],
 }
 RETAINED = ("handheld", "worlds")  # arms in pairs, with and without context; the first pair is in the training domain
