@@ -98,9 +98,11 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         (out / "margins.png").write_bytes(margins([entry for entry in entries if entry.checks]).data)
         beside = "".join(html_table(table) for table in paper_tables().split("\n\n"))
         sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}<h1>The paper's tables</h1>{beside}")
-        sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in other_tables().items()]
+        experiments = other_experiments()
+        found = other_tables(experiments)
+        sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in found.items()]
         sections.append(DIFFERENCES)
-        for name, (gains_of, unit) in other_gains().items():
+        for name, (gains_of, unit) in other_gains(experiments).items():
             (out / f"gain_{name}.png").write_bytes(forest(gains_of, unit).data)
             sections.append(f"<h2>{escape(name)}</h2><img src='gain_{escape(name)}.png' alt='paired differences'>")
     title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
@@ -197,33 +199,34 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
     )
 
 
-def other_tables() -> dict[str, str]:
-    """The stored experiments and the arms: heading and table in Markdown."""
+def other_experiments() -> dict[str, dict[str, Any]]:
+    """The stored experiments by name, all arms of each in one; one that does not count is refused."""
     found = {path.stem: stored(path.stem, FOLDER) for path in sorted(FOLDER.glob("*.json"))}
-    found = {
-        f"Experiment: {name}{EARLIER if is_earlier(content) else ''}": content
-        for name, content in found.items()
-        if "arm" not in content
-    }
+    return {name: content for name, content in found.items() if "arm" not in content}
+
+
+def other_tables(experiments: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The stored experiments and the arms: heading and table in Markdown."""
     drawn = {
-        heading: markdown_table(content, list(dict.fromkeys(row["metric"] for row in content["rows"])))
-        for heading, content in found.items()
+        f"Experiment: {name}{EARLIER if is_earlier(content) else ''}": markdown_table(
+            content, list(dict.fromkeys(row["metric"] for row in content["rows"]))
+        )
+        for name, content in experiments.items()
     }
     return drawn | {"Arms: short trainings that differ in one thing": arms_table()}
 
 
-def other_gains() -> dict[str, tuple[dict[str, dict], str]]:
+def other_gains(experiments: dict[str, dict[str, Any]]) -> dict[str, tuple[dict[str, dict], str]]:
     """Paired differences of the stored experiments, from their first arm, and of the trained arms, with their unit."""
     arms = {"navigation": ("psnr_recall", "dB"), "grounding": ("if_sd02", "1"), "handheld": ("retention", "1")}
     for path in ARMS_FOLDER.glob("*.json"):
         stored(path.stem, ARMS_FOLDER)  # refuses what does not count
     found = {f"arms_{measure}": (arm_gains(measure, metric), unit) for measure, (metric, unit) in arms.items()}
-    for path in sorted(FOLDER.glob("*.json")):
-        content = stored(path.stem, FOLDER)
+    for name, content in experiments.items():
         if "gain" in content:
             first = content["rows"][0]
             of_first = {pair: gain for pair, gain in content["gain"].items() if pair.endswith(f" - {first['method']}")}
-            found[path.stem] = of_first, first["unit"]
+            found[name] = of_first, first["unit"]
     return {name: (gains_of, unit) for name, (gains_of, unit) in found.items() if gains_of}
 
 
