@@ -161,11 +161,12 @@ class RoomStream:
     def for_locating(preset: Preset) -> Preset:
         """A preset whose rooms serve sight and finder: more of them, start frames, and things to look for.
 
-        The targets are start frames alone, and of a latent's frames the last stands for all.
+        The targets are start frames alone, and of a latent's frames the last stands for all. None of the rooms is a
+        park, whose things have no names that could be asked for.
         """
         targets, contexts = preset.locate_targets, preset.locate_contexts
-        task = replace(preset.task, target_latents=1, tail_latents=0, grounding=1.0, targets=targets, only_last=True)
-        task = replace(task, parks=0.0)  # things in parks have no names that could be asked for
+        seeking = {"target_latents": 1, "tail_latents": 0, "grounding": 1.0, "parks": 0.0, "only_last": True}
+        task = replace(preset.task, targets=targets, **seeking)
         return replace(preset, task=task, contexts=contexts, reuse=min(2, contexts), pool_targets=targets)
 
     @staticmethod
