@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def test_an_arm_s_figures_are_those_of_its_scored_rooms(file):
 def test_an_experiment_s_figures_are_those_of_its_arms(name):
     unsaid = {"inference_steps": None}  # by results from before it was kept
     results = [unsaid | json.loads((FOLDER / f"{file_name(name, arm)}.json").read_text()) for arm in WAYS[name]]
-    for result in results:
+    for arm, result in zip(WAYS[name], results, strict=True):
+        assert result["arm"] == asdict(arm)  # what is stored was sampled as the code says now
         for row in result["rows"]:
             values = np.array(result["per_episode"][row["metric"]], float)
             made = make_row(row["method"], row["metric"], row["unit"], values, np.arange(len(values)))

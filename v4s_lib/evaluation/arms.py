@@ -24,9 +24,14 @@ class Arm:
             raise ValueError(f"expected an arm that seeks in rooms, got {self}: there is no other")
 
 
+def _followed(arms: list[Arm]) -> list[Arm]:
+    """The arms, each asked where its camera went."""
+    return [replace(arm, followed=True) for arm in arms]
+
+
 def _pair(arm: Arm) -> list[Arm]:
-    """An arm that is followed, and the same without its context, of which pictures alone are judged."""
-    return [replace(arm, followed=True), replace(arm, name=f"{arm.name} without context", with_context=False)]
+    """An arm, and the same without its context; both are followed."""
+    return _followed([arm, replace(arm, name=f"{arm.name} without context", with_context=False)])
 
 
 def _guided() -> list[Arm]:
@@ -35,11 +40,6 @@ def _guided() -> list[Arm]:
     joint = [Arm(f"joint {scale:g}", guidance_scale=scale) for scale in scales]
     instruction = [Arm(f"instruction {scale:g}", guidance_scale=scale, guide_context=False) for scale in scales]
     return [Arm("none"), *joint, *instruction]
-
-
-def _followed(arms: list[Arm]) -> list[Arm]:
-    """The arms, each asked where its camera went."""
-    return [replace(arm, followed=True) for arm in arms]
 
 
 def _of_scan(length: int, count: int) -> Arm:
@@ -56,7 +56,7 @@ EXPERIMENTS = {
     "long_scan": _followed(
         [
             Arm("without context", scan_latents=100, with_context=False),
-            *(_of_scan(100, count) for count in (3, 12, 16, 25, 84)),
+            *(_of_scan(100, count) for count in (3, 12, 16, 25, 84, 100)),
         ]
     ),
     "grounding_context": [replace(_of_scan(100, count), seeks=True) for count in (16, 3, 12, 25, 84)],

@@ -42,6 +42,7 @@ KIND = "experiments"
 FOLDER = RESULTS / KIND  # of preset small
 # Pictures and, of arms that are followed, paths; of arms that seek an object, what the judges say; sd is of both.
 METRICS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "sd": "1", "if_sd02": "1", "aimed": "1"}
+KEPT = {"retention": "psnr_recall", "accuracy_retention": "navigation_accuracy"}  # shares of the gain over no context
 
 
 # The arms of one room are scored in a row.
@@ -192,7 +193,7 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     gain = {f"{names[a]} - {names[b]}": vars(paired_difference(values[a], values[b], scenes)) for a, b in pairs}
     rows = [row for result in results for row in result["rows"]]
     if results[0]["experiment"] in RETAINED:
-        rows += [retention(names[i], [*values[:2], *values[i : i + 2]]) for i in range(2, len(names), 2)]
+        rows += [row for at in range(2, len(results), 2) for row in retentions(results[:2], results[at : at + 2])]
     provenance = ("experiment", "preset", "split", "weights_sha256", "commit", "seed", "episodes", "inference_steps")
     stored = {
         (name, metric): each
@@ -205,13 +206,16 @@ def summarise(results: list[dict[str, Any]], metric: str = "psnr_recall") -> dic
     return {name: results[0][name] for name in provenance} | found
 
 
-def retention(name: str, values: list[np.ndarray]) -> dict[str, Any]:
-    """The row of what is left out of domain of the gain over no context.
-
-    ``values`` (4, E) are of four arms: in domain with and without context, out of domain with and without.
-    """
-    kept = paired_ratio(values[2] - values[3], values[0] - values[1], np.arange(len(values[0])))
-    return Row(name, "retention", "1", **vars(kept), failed=0).to_json()
+def retentions(inside: list[dict[str, Any]], outside: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of ``KEPT``: what is left out of domain; each side is an arm with context and one without."""
+    rows = []
+    for name, metric in KEPT.items():
+        with_context, without, far, far_without = (
+            np.array(result["per_episode"][metric], float) for result in (*inside, *outside)
+        )
+        kept = paired_ratio(far - far_without, with_context - without, np.arange(len(far)))
+        rows.append(Row(outside[0]["arm"]["name"], name, "1", **vars(kept), failed=0).to_json())
+    return rows
 
 
 @command("scored episodes are kept; run the same command to go on")
