@@ -46,6 +46,7 @@ def test_results_sampled_otherwise_than_their_preset_are_refused(tmp_path):
     [
         ({"weights_sha256": "another"}, "unfit to compare the no_box-seed1 that is stored, got another"),
         ({"commit": "another"}, "unfit scored by one commit, got 2"),
+        ({"commit": "unknown"}, "the commit that made no_box-seed1, got none: run its command again"),
         ({"targets_seen": 1}, "the no_box-seed1 to have seen 800 targets, got 1: train it again"),
     ],
 )
@@ -66,6 +67,13 @@ def test_arms_are_compared_as_they_are_stored(tmp_path, changes, message):
     (tmp_path / "scored" / "no_box-seed1-navigation.json").unlink()
     with pytest.raises(ValueError, match="^expected the no_box-seed1 that unfit compares in .*, got no file: score it"):
         stored("unfit", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "limits"])
+def test_results_without_a_commit_are_refused(tmp_path, key):
+    (tmp_path / "some.json").write_text(json.dumps({key: "", "preset": "smoke"}))
+    with pytest.raises(ValueError, match="^expected the commit that made some, got none: run its command again"):
+        stored("some", tmp_path)
 
 
 def test_arms_that_began_with_other_weights_are_refused_unless_those_have_shipped(tmp_path, monkeypatch):

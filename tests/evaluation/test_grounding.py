@@ -68,7 +68,7 @@ def test_report_is_written_and_figures_that_differ_are_refused(scored, scored_on
     html = (tmp_path / "report" / "index.html").read_text()
     assert "<h1>Experiment: long_scan</h1><table>" in html and "<code>python -m v4s_lib.evaluation.trained" in html
     differences = reproduce.other_gains(reproduce.other_experiments())
-    assert "shuffled_instruction" in html and html.count("<img") == 4 + len(differences)
+    assert "shuffled_instruction" in html and html.count("<img") == 5 + len(differences)
     changed = json.loads(json.dumps(scored))
     changed["per_episode"]["ours"][0] += 1
     with pytest.raises(ValueError, match="^expected sd .* of ours in episode 0, got .*: the stored results"):

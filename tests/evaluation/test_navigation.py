@@ -177,7 +177,7 @@ def test_report_is_written_from_stored_results(scored, scored_once, tmp_path, mo
     html = (tmp_path / "report" / "index.html").read_text()
     assert "<h1>Experiment: long_scan</h1><table>" in html and "<code>python -m v4s_lib.evaluation.trained" in html
     differences = reproduce.other_gains(reproduce.other_experiments())
-    assert "nearest_true_pose" in html and html.count("<img") == 4 + len(differences)
+    assert "nearest_true_pose" in html and html.count("<img") == 5 + len(differences)
     assert len(list((tmp_path / "report").glob("*.png"))) == html.count("<img") > 8
 
 

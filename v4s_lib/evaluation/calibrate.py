@@ -89,6 +89,7 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
     scores = {name: values[half:] for name, values in scores.items()}
     distances = {name: (np.array(values[half:]) / limits.other_room).tolist() for name, values in residuals.items()}
     gates = {
+        "preset": preset.name,
         "rooms": rooms,
         "sd": {
             name: float(judged_right("sd", name, np.array(d), limits.least_score).mean())

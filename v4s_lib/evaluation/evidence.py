@@ -32,6 +32,8 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     Those of weights that ``claims.yaml`` names as shipped before are no error: their verdicts say so.
     """
     content = json.loads((folder / f"{name}.json").read_text())
+    if content.keys() & {"weights_sha256", "limits"}:
+        known_commit(content, name)
     if "weights_sha256" in content:
         seed = folder.name if folder.name.startswith("seed") else None
         preset, task = content["preset"], content.get("task", "")
@@ -53,6 +55,14 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     check_sampling(content, name)
     check_arms(content, name, folder)
     return content
+
+
+def known_commit(content: dict[str, Any], name: str) -> str:
+    """The commit of the code that made the results; ``ValueError`` where they do not say."""
+    commit = content.get("commit", "unknown")
+    if commit == "unknown":
+        raise ValueError(f"expected the commit that made {name}, got none: run its command again in a git checkout")
+    return commit
 
 
 def check_sampling(content: dict[str, Any], name: str) -> None:
@@ -84,7 +94,7 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
             raise ValueError(
                 f"expected the {run} to have seen {targets:,} targets, got {single['targets_seen']:,}: train it again"
             )
-        commits.add(single["commit"])
+        commits.add(known_commit(single, run))
         if single["weights_sha256"] != digest:
             raise ValueError(f"expected {name} to compare the {run} that is stored, got another: compare them again")
     if len(commits) > 1:

@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 from v4s_lib.data.boxes import BOX_COLOR, line_width
 from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.reader import ObjectReader
 from v4s_lib.worlds.cameras import Camera
@@ -157,6 +158,7 @@ def judged_right(judge: str, frames: str, values: np.ndarray, least_score: float
 
 
 def save_limits(limits: Limits, gates: dict, path: Path = LIMITS) -> None:
-    """Write the limits with the shares that they were calibrated to."""
+    """Write the limits with the shares that they were calibrated to, and the commit of the code."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"limits": asdict(limits), "gates": gates}, indent=1) + "\n")
+    found = {"commit": current_commit(), "limits": asdict(limits), "gates": gates}
+    path.write_text(json.dumps(found, indent=1) + "\n")

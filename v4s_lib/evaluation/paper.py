@@ -9,7 +9,8 @@ from v4s_lib.evaluation.results import find_row, has_results, load_results
 
 NAVIGATION = {"PSNR": "psnr_per_frame", "LPIPS": "lpips"}
 GROUNDING = {"SD": "sd", "IF": "if", "IF(SD<0.2)": "if_sd02", "IF(SD<0.1)": "if_sd01"}
-SMALLER = "arms/unpainted_compressed_4-grounding"  # of a short training, without the painter
+# Of short trainings, without the painter, which find nothing, compressed or not.
+COMPRESSED = "arms/unpainted_compressed_4-grounding"
 
 # The paper's row, its figures in the order of the measures, the stored results and the method that stand in for it.
 ROWS: dict[str, tuple[dict[str, str], list[tuple[str, tuple[float, ...], str, str]]]] = {
@@ -29,7 +30,8 @@ ROWS: dict[str, tuple[dict[str, str], list[tuple[str, tuple[float, ...], str, st
             ("ground truth", (0.0739, 1.0, 1.0, 0.8260), "grounding_small", "ground_truth"),
             ("Wan2.2-5B (one frame)", (0.5341, 0.9439, 0.2242, 0.0934), "grounding_small", "no_context"),
             ("Veo3 (one frame)", (0.2211, 0.9532, 0.4599, 0.3821), "grounding_small", "no_context"),
-            ("FramePack (compressed context)", (0.3672, 0.3, 0.1, 0.1), SMALLER, "unpainted_compressed_4"),
+            ("FramePack (compressed context)", (0.3672, 0.3, 0.1, 0.1), COMPRESSED, "unpainted_compressed_4"),
+            ("–", (), COMPRESSED, "unpainted"),
             ("Video4Spatial", (0.1099, 0.7327, 0.6486, 0.4941), "grounding_small", "ours"),
         ],
     ),

@@ -89,25 +89,36 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         for name, index in chosen.items():
             (out / f"{task}_{name}.png").write_bytes(episode_sheet(models, preset, results, index))
             print(f"{task}: drew the {name} episode, number {index}")
+        (out / f"{task}_gain.png").write_bytes(forest(results["gain"], EXPERIMENTS[task].unit).data)
         (out / f"{task}.md").write_text("\n\n".join(tables(results).values()) + "\n")
         sections.append(section(results, chosen))
     if not everything:  # the ledger reads what is stored
-        entries = read_ledger()
-        ledger = ledger_table(entries)
-        (out / "ledger.md").write_text(f"{ledger}\n")
-        (out / "margins.png").write_bytes(margins([entry for entry in entries if entry.checks]).data)
-        beside = "".join(html_table(table) for table in paper_tables().split("\n\n"))
-        sections.insert(0, f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}<h1>The paper's tables</h1>{beside}")
-        experiments = other_experiments()
-        found = other_tables(experiments)
-        sections += [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in found.items()]
-        sections.append(DIFFERENCES)
-        for name, (gains_of, unit) in other_gains(experiments).items():
-            (out / f"gain_{name}.png").write_bytes(forest(gains_of, unit).data)
-            sections.append(f"<h2>{escape(name)}</h2><img src='gain_{escape(name)}.png' alt='paired differences'>")
+        sections = [claims_section(out), *sections, *experiment_sections(out)]
     title = "<!doctype html><meta charset='utf-8'><title>Video4Spatial, reproduced</title>"
     (out / "index.html").write_text(f"{title}<style>{STYLE}</style>{''.join(sections)}\n")
     print(f"report written to {out}/index.html in {time.perf_counter() - started:.0f} s")
+
+
+def claims_section(out: Path) -> str:
+    """The ledger and the paper's tables; the ledger's table and picture are written beside the page, too."""
+    entries = read_ledger()
+    ledger = ledger_table(entries)
+    (out / "ledger.md").write_text(f"{ledger}\n")
+    (out / "margins.png").write_bytes(margins([entry for entry in entries if entry.checks]).data)
+    beside = "".join(html_table(table) for table in paper_tables().split("\n\n"))
+    return f"<h1>The claims</h1>{html_table(ledger)}{MARGINS}<h1>The paper's tables</h1>{beside}"
+
+
+def experiment_sections(out: Path) -> list[str]:
+    """Tables of the stored experiments and arms, and their paired differences, with pictures in ``out``."""
+    experiments = other_experiments()
+    found = other_tables(experiments)
+    sections = [f"<h1>{escape(heading)}</h1>{html_table(table)}" for heading, table in found.items()]
+    sections.append(DIFFERENCES)
+    for name, (gains_of, unit) in other_gains(experiments).items():
+        (out / f"gain_{name}.png").write_bytes(forest(gains_of, unit).data)
+        sections.append(f"<h2>{escape(name)}</h2><img src='gain_{escape(name)}.png' alt='paired differences'>")
+    return sections
 
 
 def check_weights(results: dict[str, Any], models: Models) -> None:
@@ -195,6 +206,7 @@ def section(results: dict[str, Any], chosen: dict[str, int]) -> str:
     return (
         f"<h1>{experiment.title}</h1><ul>{lines}</ul>{shown}"
         f"<h2>Paired differences of {experiment.gain}</h2><ul>{differences}</ul>"
+        f"<img src='{task}_gain.png' alt='paired differences'>"
         f"<h2>Episodes, chosen by rule</h2>{pictures}\n"
     )
 
@@ -218,10 +230,15 @@ def other_tables(experiments: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def other_gains(experiments: dict[str, dict[str, Any]]) -> dict[str, tuple[dict[str, dict], str]]:
     """Paired differences of the stored experiments, from their first arm, and of the trained arms, with their unit."""
-    arms = {"navigation": ("psnr_recall", "dB"), "grounding": ("if_sd02", "1"), "handheld": ("retention", "1")}
+    arms = {
+        "arms_navigation": ("navigation", "psnr_recall", "dB"),
+        "arms_accuracy": ("navigation", "navigation_accuracy", "1"),
+        "arms_grounding": ("grounding", "if_sd02", "1"),
+        "arms_handheld": ("handheld", "retention", "1"),
+    }
     for path in ARMS_FOLDER.glob("*.json"):
         stored(path.stem, ARMS_FOLDER)  # refuses what does not count
-    found = {f"arms_{measure}": (arm_gains(measure, metric), unit) for measure, (metric, unit) in arms.items()}
+    found = {name: (arm_gains(measure, metric), unit) for name, (measure, metric, unit) in arms.items()}
     for name, content in experiments.items():
         if "gain" in content:
             first = content["rows"][0]

@@ -37,8 +37,9 @@ PICTURE = ["psnr_recall", "psnr", "psnr_start_seen", "psnr_unseen", "psnr_per_fr
 FOLLOWING = ["navigation_accuracy", "rotation_error", "translation_error", "sd"]
 GROUNDING = ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box", "box_overlap"]
 
-# What methods know of the context that is not in its pixels: the paper's column "3-D input".
-TOLD = {"posed": "poses", "nearest_true_pose": "poses, depth", "splat_true_geometry": "poses, depth"}
+# What methods know of the context that is not in its pixels: the paper's column "3-D input" (sfm_splat: metres).
+TOLD = {"posed": "poses", "sfm_splat": "scale"}
+TOLD |= dict.fromkeys(("nearest_true_pose", "splat_true_geometry"), "poses, depth")
 # Rows that no method stands behind: they show what a measure is worth.
 SCALES = ("ground_truth", "turn_only", "shuffled", "random_object")
 
