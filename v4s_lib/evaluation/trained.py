@@ -189,30 +189,31 @@ def arms_table(folder: Path = FOLDER) -> str:
         "| arm | changes | clips of | metric | mean | minus reference | minus itself without context | rooms × seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, arm in ARMS.items():
-        for file in sorted(folder.glob(f"{name}-*.json")):
-            found = json.loads(file.read_text())
-            for row in found["rows"]:
-                if row["method"] == name and row["metric"] != "training_seeds":
-                    metric = row["metric"]
-                    gains = [
-                        found["gain"].get(f"{name} - {other}, {metric}") for other in (arm.reference, name + WITHOUT)
-                    ]
-                    cells = [_cell(row, ""), *("–" if gain is None else _cell(gain, "+") for gain in gains)]
-                    facts = [name, arm.changes, found["measure"], metric, *cells]
-                    lines.append(f"| {' | '.join(facts)} | {row['n']} |")
+    for found in _compared(folder):
+        name, arm = found["arm"], get_arm(found["arm"])
+        for row in found["rows"]:
+            if row["method"] == name and row["metric"] != "training_seeds":
+                metric = row["metric"]
+                gains = [found["gain"].get(f"{name} - {other}, {metric}") for other in (arm.reference, name + WITHOUT)]
+                cells = [_cell(row, ""), *("–" if gain is None else _cell(gain, "+") for gain in gains)]
+                facts = [name, arm.changes, found["measure"], metric, *cells]
+                lines.append(f"| {' | '.join(facts)} | {row['n']} |")
     return "\n".join(lines)
 
 
 def arm_gains(measure: str, metric: str, folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     """Every stored arm's paired difference from its reference, by name, as ``compare`` makes it."""
     gains = {}
-    for name, arm in ARMS.items():
-        file = folder / f"{name}-{measure}.json"
-        pair = f"{name} - {arm.reference}"
-        if file.is_file() and (gain := json.loads(file.read_text())["gain"].get(f"{pair}, {metric}")):
+    for found in _compared(folder):
+        pair = f"{found['arm']} - {get_arm(found['arm']).reference}"
+        if found["measure"] == measure and (gain := found["gain"].get(f"{pair}, {metric}")):
             gains[pair] = gain
     return gains
+
+
+def _compared(folder: Path) -> list[dict[str, Any]]:
+    """What is stored of the arms, measure by measure, in the order of ``ARMS``."""
+    return [json.loads(file.read_text()) for name in ARMS for file in sorted(folder.glob(f"{name}-*.json"))]
 
 
 def _cell(row: dict[str, Any], sign: str) -> str:
