@@ -101,9 +101,11 @@ def test_without_a_context_paths_stand_in_the_start_frames_axes(make_path):
 
 
 @torch.no_grad()
-def test_true_poses_put_the_path_into_the_contexts_axes(make_transformer, make_path, inputs):
+@pytest.mark.parametrize("context_attention", ["one_way", "two_way"])
+def test_true_poses_put_the_path_into_the_contexts_axes(make_transformer, make_path, inputs, context_attention):
     """A head that always says where the start frame stands: later blocks see start pose times path."""
-    model, plain = make_transformer(localize_after=0), make_transformer()
+    model = make_transformer(localize_after=0, context_attention=context_attention)
+    plain = make_transformer(context_attention=context_attention)
     start = make_path(1, 1, seed=5)[0, 0]
     model.localizer.pose.weight.zero_()
     model.localizer.pose.bias.copy_(pose_numbers(start).flatten().repeat(4))
@@ -127,10 +129,34 @@ def test_the_later_blocks_begin_with_the_pixels_afresh(make_transformer, inputs)
     assert (model(**inputs) - expected).abs().max() > 1e-3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("after", [1, 2])
+def test_two_way_blocks_come_after_the_localizer(make_transformer, inputs, after):
+    """What is kept of the context serves every step. The last block's own view of it comes too late to matter."""
+    changes = {"localize_after": after, "num_layers": 3, "ray_rotary": True}
+    model, one_way = make_transformer(context_attention="two_way", **changes), make_transformer(**changes)
+    targets = {name: value for name, value in inputs.items() if not name.startswith("context")}
+    expected, cache = model(**inputs), model.encode_context(inputs["context_latents"], inputs["context_time_index"])
+    assert len(cache.blocks) == after and cache.stream.states.shape == (2, 5 * 6, 24)
+    torch.testing.assert_close(model(**targets, context_cache=cache), expected, **CLOSE)
+    moved = model(**targets | {"target_latents": targets["target_latents"].roll(1, 0)}, context_cache=cache)
+    assert (moved - expected).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3  # nothing of a target is kept
+    torch.testing.assert_close(model(**targets, context_cache=cache), expected, **CLOSE)
+    difference = (one_way(**inputs) - expected).abs().max()
+    assert difference < 1e-5 if after == 2 else difference > 1e-3
+
+
+@torch.no_grad()
+def test_a_target_hears_of_no_other_by_their_context(make_transformer, inputs):
+    model = make_transformer(localize_after=1, num_layers=3, context_attention="two_way")
+    other = {**inputs, "target_latents": inputs["target_latents"].clone()}
+    other["target_latents"][1:] += 1.0
+    torch.testing.assert_close(model(**other)[0], model(**inputs)[0], **CLOSE)
+
+
 def test_what_a_localizer_needs(make_transformer):
-    for changes in ({"context_attention": "two_way"}, {"position_size": None}):
-        with pytest.raises(ValueError, match="^expected one_way context_attention and a position_size for a localizer"):
-            make_transformer(localize_after=1, **changes)
+    with pytest.raises(ValueError, match="^expected a position_size for a localizer, got None"):
+        make_transformer(localize_after=1, position_size=None)
     with pytest.raises(ValueError, match="^expected a localizer for ray_rotary"):
         make_transformer(ray_rotary=True)
     with pytest.raises(ValueError, match=r"^expected localize_after to be one of \(None, 0, 1\), got 2"):

@@ -20,7 +20,7 @@ def check_conditions(
     camera_path: Tensor | None,
 ) -> None:
     """Raise ``ValueError`` for a condition that a model has no part for."""
-    if context_cache is not None and model.config.context_attention != "one_way":
+    if context_cache is not None and not model.keeps_context:
         raise ValueError("expected no context_cache for a two_way model, got one: pass context_latents")
     if text is not None and model.config.text_dim is None:
         raise ValueError("expected no encoder_hidden_states for a model without text, got some: set text_dim")
@@ -33,11 +33,8 @@ def check_conditions(
 def check_parts(config) -> None:
     """Raise ``ValueError`` for options of the transformer that do not go together."""
     after = config.localize_after
-    if after is not None and (config.context_attention != "one_way" or config.position_size is None):
-        raise ValueError(
-            "expected one_way context_attention and a position_size for a localizer, "
-            f"got {config.context_attention} and {config.position_size}: give both or leave localize_after None"
-        )
+    if after is not None and config.position_size is None:
+        raise ValueError("expected a position_size for a localizer, got None: give one or leave localize_after None")
     for part, name in ((config.ray_rotary, "ray_rotary"), (config.see_places, "see_places")):
         if part and after is None:
             raise ValueError(f"expected a localizer for {name}, got localize_after None: set it")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from v4s_lib.model.blocks import ContextVideoBlock, KeyValue
-from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.outputs import ContextCache, Findings, Stream
 from v4s_lib.model.sight import Seen
 from v4s_lib.model.tokens import CONTEXT, clean_or
 
@@ -82,10 +82,17 @@ class ContextPool(nn.Module):
 class ContextMixin:
     """The part of the transformer that looks at a context which attends to itself alone."""
 
+    @property
+    def keeps_context(self) -> bool:
+        """Whether a context can be looked at once for all steps: all of it, or what locates it."""
+        return self.config.context_attention == "one_way" or self.localizer is not None
+
     def encode_context(
         self, context_latents: Tensor, time_index: Tensor, timestep: Tensor | None = None, longest: int | None = None
     ) -> ContextCache:
-        """All that targets need of a context that attends to itself alone (``one_way``): compute it once.
+        """All that targets need of a context that attends to itself alone: compute it once.
+
+        That is all blocks' of a ``one_way`` model and, of a ``two_way`` one, those before the localizer.
 
         Args:
             context_latents: (B, C, T, H, W).
@@ -98,7 +105,7 @@ class ContextMixin:
         Returns:
             keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
         """
-        if self.config.context_attention != "one_way":
+        if not self.keeps_context:
             raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
         return self._encode_context(context_latents, time_index, timestep, Findings(), longest=longest)
 
@@ -165,6 +172,9 @@ class ContextMixin:
             rotary = self._ray_rotary(placed, located.time_index, grid)
         else:
             rotary = self.rope(located.time_index, *grid[1:])
+        if self.config.context_attention == "two_way":
+            cache.stream = Stream(states, modulation, rotary, rays)
+            return cache
         for i, block in enumerate(self.blocks[self.config.localize_after :], start=self.config.localize_after):
             states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)
             states, own = self._look(block, states, modulation, rotary, self._by_ray(i))

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from v4s_lib.model.blocks import KeyValue
 from v4s_lib.model.cloud import Cloud
@@ -11,10 +12,37 @@ from v4s_lib.model.sight import Seen
 
 
 @dataclass
+class Stream:
+    """A located context on its way into blocks in which it attends to the targets, too (``two_way``)."""
+
+    states: Tensor  # (B, N, D) tokens
+    modulation: Tensor  # (B, T, 6, D)
+    rotary: tuple[Tensor, Tensor]  # each (B, 1, N, head_dim / 2)
+    rays: Tensor  # (B, N, ...) of the tokens' poses
+
+    def join(
+        self, states: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """One sequence, the context before the targets' own (B*M, ...)."""
+        pairs = [(self.states, states, 1), (self.modulation, modulation, 1)]
+        pairs += [(own, others, 2) for own, others in zip(self.rotary, rotary, strict=True)]
+        repeats = len(states) // len(self.states)
+        joined = [torch.cat([own.repeat_interleave(repeats, 0), others], dim=axis) for own, others, axis in pairs]
+        return joined[0], joined[1], (joined[2], joined[3])
+
+    def tell(self, states: Tensor, adapter: nn.Module) -> Tensor:
+        """A joint sequence (B*M, N + n, D) whose context is told where it looks."""
+        told = adapter(self.rays).type_as(states)
+        told = told.repeat_interleave(len(states) // len(told), 0)
+        return torch.cat([states[:, : told.shape[1]] + told, states[:, told.shape[1] :]], dim=1)
+
+
+@dataclass
 class ContextCache:
     """What a target's tokens need of a one-way context: computed once for all steps, targets and paths."""
 
     blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to no context
+    stream: Stream | None = None  # of a two-way context, which the blocks after the localizer take up in every step
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
     cloud: Cloud | None = None  # what they show, for a painter

@@ -279,11 +279,11 @@ class Video4SpatialPipeline(InputMixin, DiffusionPipeline):
         return {"encoder_hidden_states": said}, {"encoder_hidden_states": unsaid}
 
     def _branch(self, context: Tensor, index: Tensor, is_noise: bool) -> dict:
-        """Arguments of the transformer for one branch; a one-way context is encoded here, once for all steps."""
+        """Arguments of the transformer for one branch; what can be kept of a context is encoded here, for all steps."""
         if len(index[0]) == 0:
             return {}
         timestep = torch.full((1,), 1000.0 if is_noise else 0.0, device=context.device)
-        if self.transformer.config.context_attention == "one_way":
+        if self.transformer.keeps_context:
             longest = self.config.longest_scan
             return {"context_cache": encode_context(self.transformer, context, index, timestep, longest)}
         return {"context_latents": context, "context_time_index": index, "context_timestep": timestep}

@@ -29,16 +29,8 @@ from v4s_lib.model.weights import check_keys, is_stock, quiet
 
 # What a stock Wan checkpoint does not have; the first four start at zero, and may be added to one.
 ZERO_KEYS = ("pose_adapter.", "role_embedding", "position_embedding", "time_adapter.")
-NEW_KEYS = (
-    *ZERO_KEYS,
-    "localizer.",
-    "sight.",
-    "word_embedding.",
-    "finder.",
-    "painter.",
-    "context_pool.",
-    "task_adapter.",
-)
+LEARNT = ("localizer.", "sight.", "word_embedding.", "finder.", "painter.", "context_pool.", "task_adapter.")
+NEW_KEYS = (*ZERO_KEYS, *LEARNT)
 
 
 class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, ConfigMixin):
@@ -54,12 +46,12 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         cross_attn_norm, qk_norm, eps: as Wan.
         rope_max_seq_len, rope_theta: range of the time index, and base of the rotary frequencies.
         context_attention: "two_way" (the paper: one joint sequence) or "one_way" (context attends to context alone).
+            Before a localizer all are one-way, for where frames stand does not change with what is drawn.
         pose_encoding: "ray_map", "c2w_12" or None for a model without camera path.
         horizontal_fov: of the camera, degrees; used by the ray map.
         position_size: rows and columns of a learned embedding of a token's place in its frame, None for none.
         relative_time: also tell every context latent how long before the last one it was taken, as sinusoids.
-        localize_after: blocks after which a one-way model is told where its frames stand (see Localizer); None for the
-            paper's plain model.
+        localize_after: blocks after which it is told where its frames stand (see Localizer); None is the paper's form.
         ray_rotary: in the blocks after the localizer, rotary embedding by where in the room a token looks.
         see_places: pixels that a latent's patch is wide, to place frames by what they share (see Sight).
         cell: pixels that a cell of sight and of the finder is wide and high: 4, 8, 16 ...
@@ -248,8 +240,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         times = timestep[:, None].repeat(1, grid[0])
         times[:, :clean_latents] = 0
         index = target_time_index
-        joint = self.config.context_attention == "two_way" and context_latents is not None
-        if joint:
+        stream = None
+        if context_latents is not None and not self.keeps_context:
             context, context_grid = self._embed(context_latents, CONTEXT, time_index=context_time_index)
             repeats = len(states) // len(context)
             context_times = clean_or(context_timestep, context).expand(-1, context_grid[0])
@@ -275,15 +267,20 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
                     pose, mask = self._pose(path, grid), None
                 if self.config.ray_rotary:
                     rotary = self._ray_rotary(path, index, grid)
+                if context_cache is not None and context_cache.stream is not None:
+                    stream = context_cache.stream
+                    states, modulation, rotary = stream.join(states, modulation, rotary)
             if self.task_adapter is not None:
                 states = self.task_adapter[i](states, seeks)
             if pose is not None and (self.config.pose_blocks is None or i in self.config.pose_blocks):
                 change = self.pose_adapter[i](pose).type_as(states)
                 if mask is not None:
                     change = change * mask[:, None, None]
-                before = states[:, :-tokens]  # the context of a joint sequence, which gets no pose
-                states = torch.cat([before, states[:, -tokens:] + change], dim=1) if joint else states + change
-            context = None if context_cache is None else context_cache.blocks[i]
+                before = states[:, :-tokens]  # the context of a joint sequence; its poses come from the localizer
+                states = torch.cat([before, states[:, -tokens:] + change], dim=1)
+            if stream is not None:
+                states = stream.tell(states, self.localizer.adapter[i - self.config.localize_after])
+            context = None if context_cache is None or stream is not None else context_cache.blocks[i]
             context = None if context is None else repeat_cached(context, len(states))
             states, _ = self._run(block, states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)

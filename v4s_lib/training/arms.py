@@ -114,12 +114,12 @@ ARMS = {
     "gap_0": Arm("the start frame follows the scan at once", _task({"gap": 0})),
     "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
     "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
+    "navigation_alone": Arm("no target seeks an object", _task({"grounding": 0.0})),
+    "adapters": Arm("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "consistency": Arm("geometric-consistency loss of weight 3", _loss({"consistency": 3.0})),
     "compressed_4": Arm("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
     "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),
     "own_rooms": _own_rooms("nothing: no context of another room in training, so that seeds differ less"),
-    "navigation_alone": _own_rooms("no target seeks an object", _task({"grounding": 0.0})),
-    "adapters": _own_rooms("adapters of rank 16 for each task", _model({"task_adapters": 16})),
     "viewpoint": _own_rooms("scans tilted by up to 10 degrees, raised by up to 0.3 m", _task(VIEWPOINT)),
     "occlusion": _own_rooms("something close before the lens in 30% of a scan's latents", _task(OCCLUSION)),
     "lighting": _own_rooms("exposure and white balance of each of a scan's latents", _task(LIGHTING)),
@@ -130,6 +130,9 @@ ARMS = {
     "unpainted_compressed_4": _unpainted("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
     "unpainted_spatial_only": _unpainted(
         "every context latent attends to itself alone", _model({"spatial_only_context": True})
+    ),
+    "unpainted_two_way": _unpainted(
+        "context and target attend to each other in the blocks that draw", _model({"context_attention": "two_way"})
     ),
     "unpainted_hierarchical": _unpainted("of the blocks that draw, path in early, context in late ones", _hierarchical),
     "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),

@@ -161,7 +161,7 @@ def denoise(model: ContextVideoTransformer, scale: FullScale) -> Tensor:
         "context_time_index": torch.arange(scale.context_latents)[None],
         "context_timestep": torch.zeros(1, device=model.device),
     }
-    if model.config.context_attention == "one_way":
+    if model.keeps_context:
         context = {"context_cache": model.encode_context(*context.values())}
     return model(
         torch.zeros(1, channels, count, *scale.latent_size, **place),

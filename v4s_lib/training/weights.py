@@ -69,7 +69,7 @@ POSES = "pose_adapter."  # the beginning of its weights' names
 LOCATES = ("sight.", "finder.see.", "finder.nothing", "finder.attend.", "finder.query.", "word_embedding.")
 DIFFER = ("pose_encoding",)  # may differ: another encoding of the path has its own adapter
 # What may differ where drawing is learnt anew: none of their weights are taken.
-DIFFER_ANEW = ("context_blocks", "pose_blocks", "spatial_only_context", "paint")
+DIFFER_ANEW = ("context_attention", "context_blocks", "pose_blocks", "spatial_only_context", "paint")
 # What a model can learn when it knows all else.
 LATER = ("text_dim", "vocabulary", "find_words", "paint", "context_compression", "task_adapters")
 
