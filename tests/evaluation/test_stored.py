@@ -56,7 +56,7 @@ def test_a_room_of_each_experiment_has_its_stored_figures(models, experiment, na
     if is_earlier(found):
         pytest.skip("these figures are of weights that do not ship any more, as the ledger says")
     scores = score_arm(models.ours, SMALL, arm, found["split"], ROOM, found["seed"])
-    tolerance = {"psnr_recall": 0.05, "psnr": 0.05}  # of the others, shares of a few frames, none
+    tolerance = {"psnr_recall": 0.05, "psnr": 0.05, "sd": 0.02}  # of the others, shares of a few frames, none
     for metric, values in found["per_episode"].items():
         assert scores[metric] == pytest.approx(values[ROOM], abs=tolerance.get(metric, 1e-6)), metric
 

@@ -74,9 +74,11 @@ def predictions(pipeline: Video4SpatialPipeline, **inputs: object) -> list[Tenso
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_a_context_encoded_once_gives_the_video_of_one_encoded_at_every_step(make, inputs, guidance_scale):
-    cached = make()(**inputs, guidance_scale=guidance_scale).frames
-    uncached = make(Uncached)(**inputs, guidance_scale=guidance_scale).frames
+@pytest.mark.parametrize("changes", [{}, {"context_attention": "two_way", "localize_after": 0}])
+def test_a_context_encoded_once_gives_the_video_of_one_encoded_at_every_step(make, inputs, guidance_scale, changes):
+    """A two-way model's is encoded up to its localizer, if it has one."""
+    cached = make(**changes)(**inputs, guidance_scale=guidance_scale).frames
+    uncached = make(Uncached, **changes)(**inputs, guidance_scale=guidance_scale).frames
     torch.testing.assert_close(cached, uncached, **CLOSE)
 
 

@@ -166,7 +166,7 @@ def test_conditions_that_a_model_has_no_part_for_are_refused(make_transformer, i
         model(**inputs, camera_path=path)
     with pytest.raises(ValueError, match="^expected no encoder_hidden_states for a model without text"):
         model(**inputs, encoder_hidden_states=randn(4, 5, 16, seed=2))
-    with pytest.raises(ValueError, match="^expected a one_way model, got two_way"):
+    with pytest.raises(ValueError, match="^expected a one_way model, or one with a localizer, got neither"):
         model.encode_context(inputs["context_latents"], inputs["context_time_index"])
     with pytest.raises(ValueError, match="^expected no context_cache for a two_way model"):
         model(**inputs, context_cache=[])

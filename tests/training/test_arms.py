@@ -54,7 +54,7 @@ def test_single_arms_change_one_thing():
     assert differing("contiguous") == {"task.contiguous"}
     assert differing("consistency") == {"loss.consistency"}
     assert differing("mixed") == {"task.parks"}
-    assert differing("plain_two_way") == {"model.context_attention"}
+    assert differing("plain_two_way") == differing("unpainted_two_way") == {"model.context_attention"}
     assert differing("unpainted_spatial_only") == {"model.spatial_only_context"}
 
 

@@ -1,4 +1,4 @@
-"""The context's stream of a one-way model: looked at once, for all steps, targets and paths. And options that limit it.
+"""The context by itself: looked at once, for all steps, targets and paths. And options that limit it.
 
 Axis letters: B batch, C channels, T latent frames, S tokens a latent, H, W latent pixels, D width.
 """
@@ -103,10 +103,13 @@ class ContextMixin:
                 frames stand; None is one stretch.
 
         Returns:
-            keys and values of every block, each (B, heads, N, head_dim), and what sight and finder look up.
+            keys and values of those blocks, each (B, heads, N, head_dim), and what sight and finder look up.
         """
         if not self.keeps_context:
-            raise ValueError("expected a one_way model, got two_way: its context changes with the target; pass latents")
+            raise ValueError(
+                "expected a one_way model, or one with a localizer, got neither: its context changes with the target; "
+                "pass latents"
+            )
         return self._encode_context(context_latents, time_index, timestep, Findings(), longest=longest)
 
     def _encode_context(

@@ -1,4 +1,4 @@
-"""An optional part that tells a one-way model's later blocks where frames stand. Not in the paper.
+"""An optional part that tells a model's later blocks where frames stand. Not in the paper.
 
 Poses, turned into rays, are added to the tokens of the later blocks. Where a model has sight, that says where the
 frames of context and start stand (see ``places``). Where it has none, a small head predicts from a latent's tokens the

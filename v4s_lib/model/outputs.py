@@ -39,10 +39,10 @@ class Stream:
 
 @dataclass
 class ContextCache:
-    """What a target's tokens need of a one-way context: computed once for all steps, targets and paths."""
+    """What a target's tokens need of a context that can be kept: computed once for all steps, targets and paths."""
 
     blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to no context
-    stream: Stream | None = None  # of a two-way context, which the blocks after the localizer take up in every step
+    stream: Stream | None = None  # of a two-way context: keys and values end at the localizer, and this goes on from it
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand
     cloud: Cloud | None = None  # what they show, for a painter
