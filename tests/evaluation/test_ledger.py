@@ -106,13 +106,13 @@ def test_results_of_weights_that_shipped_before_count_and_say_so(folder, monkeyp
     monkeypatch.setattr(evidence, "shipped_digests", lambda preset, task: {"weights_sha256": "now"})
     monkeypatch.setattr(evidence, "earlier_weights", lambda: frozenset(["before"]))
     claim = {**CLAIM, "checks": [check(method="ours", metric="score", at_least=0.1)], "command": "x"}
-    results = json.loads((folder / "some.json").read_text())
+    results = json.loads((folder / "some.json").read_text()) | {"commit": "one", "preset": "small"}
     for digest, verdict in (("now", REPRODUCED), ("before", f"{REPRODUCED}, one training seed, of earlier weights")):
         other = folder / digest  # results are read once
         other.mkdir()
-        (other / "some.json").write_text(json.dumps(results | {"weights_sha256": digest, "preset": "small"}))
+        (other / "some.json").write_text(json.dumps(results | {"weights_sha256": digest}))
         assert judge_claim(claim, 1 + (digest == "before"), other).verdict == verdict
-    (folder / "some.json").write_text(json.dumps(results | {"weights_sha256": "never", "preset": "small"}))
+    (folder / "some.json").write_text(json.dumps(results | {"weights_sha256": "never"}))
     with pytest.raises(ValueError, match="^expected some for weights now, got it for never: run its command again"):
         judge_claim(claim, 1, folder)
 
@@ -177,7 +177,7 @@ def test_no_training_stands_behind_the_ground_truth(folder):
 
 
 def test_a_seed_without_a_training_on_record_is_refused(folder):
-    wrong = {"preset": "small", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
+    wrong = {"preset": "small", "commit": "one", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
     (folder / "seed77").mkdir()
     (folder / "seed77/some.json").write_text(json.dumps(wrong))
     with pytest.raises(ValueError, match="^expected the training of seed77 in .*/seed77/run.json, got no file"):
@@ -233,7 +233,8 @@ def test_nothing_over_nothing_holds_no_bar(folder):
 
 
 def test_results_of_other_weights_are_refused(folder):
-    wrong = {"preset": "small", "task": "navigation", "weights_sha256": "0" * 64, "rows": [], "gain": {}}
+    facts = {"preset": "small", "task": "navigation", "commit": "one", "weights_sha256": "0" * 64}
+    wrong = facts | {"rows": [], "gain": {}}
     (folder / "wrong.json").write_text(json.dumps(wrong))
     with pytest.raises(ValueError, match=r"^expected wrong for weights [0-9a-f]{12}, got it for 000000000000: run"):
         evaluate({"results": "wrong", "pair": "a - b", "at_least": 0}, folder)
