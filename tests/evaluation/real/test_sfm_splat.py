@@ -37,7 +37,7 @@ def test_a_room_of_the_smallest_size_fails_and_is_counted(tmp_path, capsys):
     own, mean = methods["sfm_splat"], methods["context_mean"]
     assert own.pop("failure") == 1 and own.pop("registered") < 1
     assert own == pytest.approx(mean, nan_ok=True)
-    assert "| sfm_splat | 1.00 |" in capsys.readouterr().out
+    assert "| sfm_splat | scale | 1.00 |" in capsys.readouterr().out
     found = json.loads((tmp_path / "sfm.json").read_text())
     assert (found["split"], found["height"], found["width"], found["episodes"]) == ("validation", 32, 48, 1)
     assert found["gain"]["sfm_splat - context_mean"]["mean"] == 0
