@@ -197,7 +197,7 @@ def margins(entries: list[Entry]) -> IPython.display.Image:
     """
     checks = [(entry, check) for entry in entries for check in entry.checks]
     rows = [(f"{entry.claim['id']}: {check.seeds[0].what} {check.seeds[0].bar}", check) for entry, check in checks]
-    figure = Figure(figsize=(9, 0.8 + 0.28 * len(rows)), layout="tight")
+    figure = Figure(figsize=(12, 0.8 + 0.28 * len(rows)), layout="constrained")
     axes = figure.add_subplot(xlabel="distance from the bar, in units of the bar", xlim=(-EDGE, EDGE))
     axes.set_ylim(len(rows), -1)
     for row, (_, check) in enumerate(rows):
@@ -216,7 +216,7 @@ def margins(entries: list[Entry]) -> IPython.display.Image:
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     for place, text, align in ((0, "the bar", "center"), (EDGE, "holds", "right"), (-EDGE, "misses", "left")):
         axes.text(place, 1.002, text, ha=align, transform=axes.get_xaxis_transform())
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
     return show(figure)
 
 
