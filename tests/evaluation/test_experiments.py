@@ -178,7 +178,8 @@ def test_an_arm_in_a_park_is_scored_in_the_park(tmp_path):
     results, other = run_arms("worlds", [arm, elsewhere], SMOKE, "validation", 2, store=tmp_path)
     rows = {row["metric"]: row for row in results["rows"]}
     assert {row["method"] for row in results["rows"]} == {"park"} and rows["psnr"]["n"] == 2
-    assert len(results["per_episode"]["navigation_accuracy"]) == len(results["per_episode"]["sd"]) == 2
+    assert rows["navigation_accuracy"]["failed"] <= 6 and len(results["per_episode"]["navigation_accuracy"]) == 2
+    assert len(results["per_episode"]["sd"]) == 2
     assert other["per_episode"]["psnr"] != results["per_episode"]["psnr"]
 
 
