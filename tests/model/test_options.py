@@ -141,6 +141,19 @@ def test_adapters_are_neutral_at_first_and_chosen_by_the_words(make_transformer,
     assert torch.equal(outputs(adapted, latents), outputs(plain, latents))  # no words at all
 
 
+def test_adapters_change_targets_alone(make_transformer, latents):
+    """In a joint sequence, too: the context's tokens enter a block as they would without adapters."""
+    plain = make_transformer(**READS, context_attention="two_way")
+    adapted = like(make_transformer, plain, **READS, context_attention="two_way", task_adapters=3)
+    entered = []
+    for model in (plain, adapted):
+        model.blocks[0].register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        outputs(model, latents, words=tokenize(SENTENCES, READS["vocabulary"]))
+    targets = latents["target_latents"][0, 0].numel()  # tokens
+    assert torch.equal(*(states[:, :-targets] for states in entered)) and entered[0].shape[1] > targets
+    assert (entered[0][:, -targets:] - entered[1][:, -targets:]).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
 def test_options_are_saved_and_loaded_strictly(make_transformer, latents, tmp_path):
     options = {"context_compression": WINDOW, "spatial_only_context": True, "task_adapters": 2, "context_blocks": [1]}
     model = make_transformer(**READS, **options)

@@ -89,7 +89,7 @@ def reproduce(preset: Preset, live: int, everything: bool, out: Path) -> None:
         for name, index in chosen.items():
             (out / f"{task}_{name}.png").write_bytes(episode_sheet(models, preset, results, index))
             print(f"{task}: drew the {name} episode, number {index}")
-        (out / f"{task}_gain.png").write_bytes(forest(results["gain"], EXPERIMENTS[task].unit).data)
+        (out / f"{task}_gain.png").write_bytes(forest(results["gain"], EXPERIMENTS[task].unit.strip() or "1").data)
         (out / f"{task}.md").write_text("\n\n".join(tables(results).values()) + "\n")
         sections.append(section(results, chosen))
     if not everything:  # the ledger reads what is stored

@@ -177,6 +177,7 @@ class ContextMixin:
             rotary = self.rope(located.time_index, *grid[1:])
         if self.config.context_attention == "two_way":
             cache.stream = Stream(states, modulation, rotary, rays)
+            cache.blocks += [None] * (len(self.blocks) - self.config.localize_after)
             return cache
         for i, block in enumerate(self.blocks[self.config.localize_after :], start=self.config.localize_after):
             states = states + self.localizer.adapter[i - self.config.localize_after](rays).type_as(states)

@@ -11,6 +11,11 @@ from v4s_lib.model.places import Compared, PlacedFrames
 from v4s_lib.model.sight import Seen
 
 
+def join(context: Tensor, targets: Tensor, axis: int = 1) -> Tensor:
+    """Each context (B, ...) before every one of its M targets (B*M, ...), along ``axis``."""
+    return torch.cat([context.repeat_interleave(len(targets) // len(context), 0), targets], dim=axis)
+
+
 @dataclass
 class Stream:
     """A located context on its way into blocks in which it attends to the targets, too (``two_way``)."""
@@ -24,17 +29,13 @@ class Stream:
         self, states: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """One sequence, the context before the targets' own (B*M, ...)."""
-        pairs = [(self.states, states, 1), (self.modulation, modulation, 1)]
-        pairs += [(own, others, 2) for own, others in zip(self.rotary, rotary, strict=True)]
-        repeats = len(states) // len(self.states)
-        joined = [torch.cat([own.repeat_interleave(repeats, 0), others], dim=axis) for own, others, axis in pairs]
-        return joined[0], joined[1], (joined[2], joined[3])
+        turns = tuple(join(own, others, axis=2) for own, others in zip(self.rotary, rotary, strict=True))
+        return join(self.states, states), join(self.modulation, modulation), turns
 
     def tell(self, states: Tensor, adapter: nn.Module) -> Tensor:
-        """A joint sequence (B*M, N + n, D) whose context is told where it looks."""
+        """The context's tokens (B*M, N, D) of a joint sequence, told where they look."""
         told = adapter(self.rays).type_as(states)
-        told = told.repeat_interleave(len(states) // len(told), 0)
-        return torch.cat([states[:, : told.shape[1]] + told, states[:, told.shape[1] :]], dim=1)
+        return states + told.repeat_interleave(len(states) // len(told), 0)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from v4s_lib.model.checks import check_conditions, check_option, check_parts
 from v4s_lib.model.context import ContextMixin, ContextPool
 from v4s_lib.model.finder import Finder
 from v4s_lib.model.localizer import TIME_WAVES, Localizer, place_path
-from v4s_lib.model.outputs import ContextCache, Findings
+from v4s_lib.model.outputs import ContextCache, Findings, join
 from v4s_lib.model.painter import Painter
 from v4s_lib.model.pose import POSE_FEATURES, PoseAdapter
 from v4s_lib.model.sight import LEAST_CELL, Sight
@@ -243,10 +243,8 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
         stream = None
         if context_latents is not None and not self.keeps_context:
             context, context_grid = self._embed(context_latents, CONTEXT, time_index=context_time_index)
-            repeats = len(states) // len(context)
             context_times = clean_or(context_timestep, context).expand(-1, context_grid[0])
-            parts = [(context, states), (context_times, times), (context_time_index, index)]
-            states, times, index = (torch.cat([a.repeat_interleave(repeats, 0), b], dim=1) for a, b in parts)
+            states, times, index = join(context, states), join(context_times, times), join(context_time_index, index)
         elif context_latents is not None:
             context_cache = self._encode_context(context_latents, context_time_index, context_timestep, findings)
         embedded, modulation = self._time(times, states)
@@ -270,17 +268,16 @@ class ContextVideoTransformer(TokenMixin, ContextMixin, WayMixin, ModelMixin, Co
                 if context_cache is not None and context_cache.stream is not None:
                     stream = context_cache.stream
                     states, modulation, rotary = stream.join(states, modulation, rotary)
+            before, own = states[:, :-tokens], states[:, -tokens:]  # the context of a joint sequence, and the targets
             if self.task_adapter is not None:
-                states = self.task_adapter[i](states, seeks)
+                own = self.task_adapter[i](own, seeks)
             if pose is not None and (self.config.pose_blocks is None or i in self.config.pose_blocks):
-                change = self.pose_adapter[i](pose).type_as(states)
-                if mask is not None:
-                    change = change * mask[:, None, None]
-                before = states[:, :-tokens]  # the context of a joint sequence; its poses come from the localizer
-                states = torch.cat([before, states[:, -tokens:] + change], dim=1)
+                change = self.pose_adapter[i](pose).type_as(own)
+                own = own + (change if mask is None else change * mask[:, None, None])
             if stream is not None:
-                states = stream.tell(states, self.localizer.adapter[i - self.config.localize_after])
-            context = None if context_cache is None or stream is not None else context_cache.blocks[i]
+                before = stream.tell(before, self.localizer.adapter[i - self.config.localize_after])
+            states = torch.cat([before, own], dim=1)
+            context = None if context_cache is None else context_cache.blocks[i]
             context = None if context is None else repeat_cached(context, len(states))
             states, _ = self._run(block, states, modulation, rotary, text, context, self._by_ray(i))
         output = self._unpatchify(states[:, -tokens:], embedded[:, -grid[0] :], grid)
