@@ -91,7 +91,7 @@ def score_grounding(pipeline: Video4SpatialPipeline, preset: Preset, split: str,
 NAVIGATION_UNITS = {"psnr_recall": "dB", "psnr": "dB", "navigation_accuracy": "1", "rotation_error": "deg", "sd": "1"}
 MEASURES: dict[str, tuple[Score, dict[str, str]]] = {  # how to score, and the units of what is compared
     "navigation": (score_navigation, NAVIGATION_UNITS),
-    "grounding": (score_grounding, {"if_sd02": "1", "if": "1", "sd": "1"}),
+    "grounding": (score_grounding, {"if_sd02": "1", "if_sd01": "1", "if": "1", "sd": "1"}),
     "handheld": (score_handheld, {"psnr_recall": "dB"}),
 }
 
