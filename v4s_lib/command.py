@@ -2,7 +2,15 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+
+def check_counts(least: int = 1, **asked: int | Iterable[int] | None) -> None:
+    """``ValueError`` that names the first of some options which asks for less than ``least``; None asks for nothing."""
+    for name, counts in asked.items():
+        for count in counts if isinstance(counts, Iterable) else [counts]:
+            if count is not None and count < least:
+                raise ValueError(f"expected {name} of {least} or more, got {count}: ask for more")
 
 
 def command(interrupted: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:

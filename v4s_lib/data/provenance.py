@@ -3,12 +3,19 @@
 import subprocess
 from pathlib import Path
 
+LIBRARY = Path(__file__).resolve().parents[1]
+CHANGED = "-changed"  # added to a commit whose library was changed since
+
 
 def current_commit() -> str:
-    """The commit of the code, or "unknown" outside a git checkout and where there is no git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the library's code, and ``CHANGED`` if files of it differ; "unknown" without git or a checkout."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit, changes = (_git(*command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ".")))
     except FileNotFoundError:
         return "unknown"
-    return result.stdout.strip() or "unknown"
+    return commit + CHANGED * bool(changes) if commit else "unknown"
+
+
+def _git(*command: str) -> str:
+    run = ["git", "--no-optional-locks", "-C", str(LIBRARY), *command]
+    return subprocess.run(run, capture_output=True, text=True, check=False).stdout.strip()

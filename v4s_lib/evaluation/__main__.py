@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from v4s_lib.command import command
+from v4s_lib.command import check_counts, command
 from v4s_lib.evaluation.results import EXPERIMENTS, gains, run_experiment, save_results, tables
 
 
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/evaluation"), help="scored episodes, to go on from")
     parser.add_argument("--workers", type=int, default=1, help="processes that share out the episodes (default: 1)")
     args = parser.parse_args(arguments)
+    check_counts(episodes=args.episodes, samples=args.samples)
     results = run_experiment(
         args.task,
         args.preset,

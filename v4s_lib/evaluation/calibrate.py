@@ -14,7 +14,7 @@ from skimage.filters import gaussian
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from v4s_lib.command import command
+from v4s_lib.command import check_counts, command
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.video import through_file
 from v4s_lib.evaluation.camera import CameraFinder
@@ -86,24 +86,14 @@ def calibrate(preset: Preset, reader: ObjectReader, rooms: int, progress: bool =
         most_change=float(np.quantile(changes[:half], 0.99)),
         reader_sha256=weights_digest(reader),
     )
-    scores = {name: values[half:] for name, values in scores.items()}
-    distances = {name: (np.array(values[half:]) / limits.other_room).tolist() for name, values in residuals.items()}
-    gates = {
-        "preset": preset.name,
-        "rooms": rooms,
-        "sd": {
-            name: float(judged_right("sd", name, np.array(d), limits.least_score).mean())
-            for name, d in distances.items()
-        },
-        "if": {
-            name: float(judged_right("if", name, np.array(s), limits.least_score).mean())
-            for name, s in scores.items()
-            if s
-        },
-        "distances": {name: np.round(d, 4).tolist() for name, d in distances.items()},
-        "scores": {name: np.round(s, 4).tolist() for name, s in scores.items()},
+    distances = {name: np.array(values[half:]) / limits.other_room for name, values in residuals.items()}
+    told = {"distances": distances, "scores": {name: np.array(values[half:]) for name, values in scores.items()}}
+    shares = {
+        judge: {name: float(judged_right(judge, name, each, limits.least_score).mean()) for name, each in found.items()}
+        for judge, found in (("sd", told["distances"]), ("if", told["scores"]))
     }
-    return limits, gates
+    values = {kind: {name: each.round(4).tolist() for name, each in found.items()} for kind, found in told.items()}
+    return limits, {"preset": preset.name, "rooms": rooms} | shares | values
 
 
 @command("nothing was written; run the same command again")
@@ -114,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="small", help="whose clips are to be judged (default: small)")
     parser.add_argument("--out", type=Path, help="default: where the preset's limits are looked for")
     args = parser.parse_args(arguments)
+    check_counts(least=2, rooms=args.rooms)
     preset = get_preset(args.preset)
     limits, gates = calibrate(preset, load_reader(args.reader), args.rooms)
     save_limits(limits, gates, args.out or limits_file(preset.name))

@@ -142,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     preset = get_preset(args.preset)
     pipeline = load_pipeline(preset, args.weights)
+    if pipeline.transformer.localizer is None:
+        raise ValueError(f"expected a model with a localizer, got {args.weights} without: it has no poses to diagnose")
     reads = pipeline.transformer.word_embedding is not None
     values: dict[str, list[float]] = {}
     for index in tqdm(range(args.rooms), desc="validation rooms"):

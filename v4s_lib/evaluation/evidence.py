@@ -1,9 +1,10 @@
 """Which stored results count for the claims.
 
 Results must belong to the shipped weights, those of other training seeds (``results/seed*``) to the trainings on
-record; arms must have begun with the shipped weights, and be compared by one commit. All others are refused, but for
-weights that ``claims.yaml`` names as shipped before. Tables must have been sampled as their preset samples now, and all
-cover the rooms and training seeds that the claim's command asks for.
+record; arms must have begun with the shipped weights, and be compared by one commit; judges must have been calibrated
+with the shipped reader. All others are refused, but for weights that ``claims.yaml`` names as shipped before. All must
+say by which commit they were made. Tables must have been sampled as their preset samples now, and all cover the rooms
+and training seeds that the claim's command asks for.
 """
 
 import json
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from v4s_lib.data.manifests import MANIFESTS
+from v4s_lib.data.provenance import CHANGED
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.navigation import Models
+from v4s_lib.evaluation.reader import load_reader
 from v4s_lib.model.weights import state_digest, weights_digest
 from v4s_lib.training.arms import arm_preset, arm_start
 from v4s_lib.training.presets import get_preset
 from v4s_lib.training.weights import initial_weights
 
 SAMPLING = ("guidance_scale", "inference_steps")
-ASKED = {"episodes": "128", "preset": "small", "split": "test", "seed": "0"}  # of a command that does not say
+# Of a command that does not say; rooms are those of a calibration.
+ASKED = {"episodes": "128", "preset": "small", "split": "test", "seed": "0", "rooms": "256"}
 
 
 @lru_cache(maxsize=8)
@@ -32,8 +36,9 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     Those of weights that ``claims.yaml`` names as shipped before are no error: their verdicts say so.
     """
     content = json.loads((folder / f"{name}.json").read_text())
-    if "weights_sha256" in content:
+    if "weights" not in content:  # not a comparison of arms: their own results say it
         known_commit(content, name)
+    if "weights_sha256" in content:
         seed = folder.name if folder.name.startswith("seed") else None
         preset, task = content["preset"], content.get("task", "")
         for key, digest in (shipped_digests(preset, task) if seed is None else recorded_digests(preset, seed)).items():
@@ -51,16 +56,22 @@ def stored(name: str, folder: Path) -> dict[str, Any]:
     start = content.get("start")
     if start is not None and not is_earlier(content) and shipped_start(content["preset"]) not in (None, start):
         raise ValueError(f"expected {name} of arms that began with the shipped weights, got {start[:12]}: train again")
+    if "limits" in content and content["limits"]["reader_sha256"] != shipped_reader():
+        raise ValueError(
+            f"expected {name} of the shipped reader, got it of {content['limits']['reader_sha256'][:12]}: "
+            "run its command again"
+        )
     check_sampling(content, name)
     check_arms(content, name, folder)
     return content
 
 
 def known_commit(content: dict[str, Any], name: str) -> str:
-    """The commit of the code that made the results; ``ValueError`` where they do not say."""
+    """The commit of the code that made the results; ``ValueError`` where none did, or a changed one."""
     commit = content.get("commit", "unknown")
-    if commit == "unknown":
-        raise ValueError(f"expected the commit that made {name}, got none: run its command again in a git checkout")
+    if commit == "unknown" or commit.endswith(CHANGED):
+        got = "none" if commit == "unknown" else commit
+        raise ValueError(f"expected the commit that made {name}, got {got}: run its command again in a git checkout")
     return commit
 
 
@@ -103,9 +114,10 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
 def check_command(content: dict[str, Any], name: str, command: str) -> None:
     """``ValueError`` for results that none of a claim's commands (with ";" between them) makes.
 
-    What is looked at: rooms, preset, split and the seed of the noise, and of arms the number of training seeds.
+    What is looked at: rooms, preset, split and the seed of the noise, of arms the number of training seeds.
     """
-    made = {fact: str(content[fact]) for fact in ASKED if fact in content}
+    facts = content | content.get("gates", {})
+    made = {fact: str(facts[fact]) for fact in ASKED if fact in facts}
     trained = [row["mean"] for row in content.get("rows", []) if row["metric"] == "training_seeds"]
     made |= {"seeds": str(int(trained[0]))} if trained else {}
     wanted = [_asked(line) for line in command.split(";")]
@@ -139,6 +151,12 @@ def earlier_weights() -> frozenset[str]:
 @lru_cache(maxsize=4)
 def _shipped_models(preset: str) -> Models:
     return results.load_models(get_preset(preset))
+
+
+@lru_cache(maxsize=1)
+def shipped_reader() -> str:
+    """The digest of the reader that ships, which judges what is in the middle of a frame."""
+    return weights_digest(load_reader())
 
 
 @lru_cache(maxsize=4)

@@ -29,6 +29,7 @@ from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.following import following_measures, replayed
 from v4s_lib.evaluation.grounding import judge_clips, sample_words, shipped_judges
+from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, models_digest, save_results
@@ -129,6 +130,7 @@ def run_arms(
     workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Score the arms; what ``store`` holds of them already is not computed again. At most one process an episode."""
+    limits_of(preset.name)  # refused before anything is sampled
     asked = (experiment, arms, preset, split, episodes, seed, store)
     digest, lines = score_shared(_score, asked, episodes, workers)
     rows = table(lines, METRICS)

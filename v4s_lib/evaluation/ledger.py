@@ -2,7 +2,7 @@
 
 ``data_manifests/ledger/claims.yaml`` says of every claim what is measured and what would count as reproduced, before
 the experiment is run. Figures come from the stored results that count, see ``evidence``. A verdict is computed, never
-written. A check holds if it does for every seed.
+written, but for a claim that tests prove (``proved_by``). A check holds if it does for every seed.
 """
 
 import sys
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
 from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
 from v4s_lib.evaluation.judges import judged_right
-from v4s_lib.evaluation.statistics import bootstrap
+from v4s_lib.evaluation.statistics import LEVEL
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
@@ -168,8 +169,8 @@ def _file(check: dict[str, Any], folder: Path) -> Path:
 def evaluate_seeds(check: dict[str, Any], folder: Path | None = None) -> list[Checked]:
     """``evaluate``, for each training seed of an arm by itself where the results tell those differences apart."""
     found = stored(check["results"], folder or results.RESULTS)
-    gains = found.get("gain", {}).get(check.get("pair"), {}).get("by_seed", [])
-    return [evaluate(check, folder, seed) for seed in range(len(gains))] or [evaluate(check, folder)]
+    kept = _ratio(found, check) if sides(check) else found.get("gain", {}).get(check.get("pair"), {})
+    return [evaluate(check, folder, seed) for seed in range(len(kept.get("by_seed", [])))] or [evaluate(check, folder)]
 
 
 def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None = None) -> Checked:
@@ -188,28 +189,38 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
         what, value = check["pair"] + clips + (f", {end} end" if end else ""), gain[end or "mean"]
         interval = gain["low"], gain["high"]
     else:
-        row = results.find_row(found, check["method"], check["metric"])
-        what, value, interval = f"{check['metric']} of {check['method']}", row["mean"], (row["low"], row["high"])
+        what, row = f"{check['metric']} of {check['method']}", results.find_row(found, check["method"], check["metric"])
         if pair := sides(check):
-            what, ratio = ratio_name(*pair), found.get("ratio", {}).get(ratio_name(*pair), {"mean": None})
-            under = results.find_row(found, *pair[1])["mean"]
-            value, interval = (value / under if under else float("inf") if value else float("nan")), None
-            if ratio["mean"] is not None:
-                value, interval = ratio["mean"], (ratio["low"], ratio["high"])
-    value = float("nan") if value is None else value  # a retention of no gain is none
+            what, row = ratio_name(*pair), _ratio(found, check)
+            row = row if seed is None else row["by_seed"][seed]
+        value, interval = row["mean"], (row["low"], row["high"])
+    value = float("nan") if value is None else value  # unknown, which misses any bar: a retention of no gain is none
     interval = None if interval and None in interval else interval
     least = "at_least" in check
     return Checked(what, value, interval, check["at_least" if least else "at_most"], least)
 
 
+def _ratio(found: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
+    """The ratio that a check asks for as it is stored; of results that store none, that of the means."""
+    one, other = sides(check)
+    if (name := ratio_name(one, other)) in found.get("ratio", {}):
+        return found["ratio"][name]
+    over, under = (results.find_row(found, *side)["mean"] for side in (one, other))
+    known = over is not None and under is not None and under > 0
+    return {"mean": over / under if known else None, "low": None, "high": None}
+
+
 def gate_interval(found: dict[str, Any], judge: str, frames: str) -> tuple[float, float] | None:
-    """The 95% interval over rooms of the share of frames that a judge lets pass or stops; None without each room's."""
+    """The 95% interval (Wilson) of the share of frames, one a room, that a judge lets pass or stops.
+
+    None where what it said of each room is not stored.
+    """
     values = found["gates"].get("distances" if judge == "sd" else "scores", {}).get(frames)
     if values is None:
         return None
     right = judged_right(judge, frames, np.array(values), found["limits"]["least_score"])
-    share = bootstrap(right, np.arange(len(right)))
-    return share.low, share.high
+    share = binomtest(int(right.sum()), len(right)).proportion_ci(LEVEL, method="wilson")
+    return float(share.low), float(share.high)
 
 
 def _find(place: dict[str, Any], name: str, file: str) -> Any:

@@ -108,9 +108,10 @@ def drawn_clips(
     }
     clips = {key: clip for name, output in drawn.items() for key, clip in with_mean(name, output.frames).items()}
     context = drawn["ours"].context_index
-    path = relative_to_start(episode.target_c2w[None].double()).float()
-    with posed(models.ours.transformer, true_poses(episode.scan_c2w, context, episode.target_c2w[0], path)):
-        clips["posed"] = sample_clips(forced, episode.scan.rgb, episode, preset, seed, 1, wanted).frames[0]
+    if models.ours.transformer.localizer is not None:  # what has none cannot be told where frames stand
+        path = relative_to_start(episode.target_c2w[None].double()).float()
+        with posed(models.ours.transformer, true_poses(episode.scan_c2w, context, episode.target_c2w[0], path)):
+            clips["posed"] = sample_clips(forced, episode.scan.rgb, episode, preset, seed, 1, wanted).frames[0]
     return clips, context, {name: output.context_used for name, output in drawn.items()}
 
 
@@ -255,6 +256,7 @@ def context_gain(lines: list[dict], metric: str = "psnr_recall") -> dict[str, di
     scenes = scenes_of(lines)
     methods = [m for m, measures in lines[0]["methods"].items() if metric in measures]
     values = {m: values_of(lines, m, metric) for m in methods}
-    pairs = [("ours", name) for name in values if name != "ours"] + [("other_context", "no_context")]
+    pairs = [("ours", name) for name in values if name != "ours"]
+    pairs += [(name, "no_context") for name in ("other_context", "other_context_forced")]
     pairs = [pair for pair in pairs if values.keys() >= set(pair)]
     return {f"{a} - {b}": paired_difference(values[a], values[b], scenes).to_json() for a, b in pairs}

@@ -57,7 +57,7 @@ FRONT = {
             "retrieve_faded",
             "ground_truth",
         ],
-        ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box_overlap"],
+        ["if_sd02", "if_sd01", "if", "aimed", "sd", "sd_way", "smooth", "box", "box_overlap"],
     ),
 }
 
@@ -79,7 +79,7 @@ def headline(entries: list[Entry]) -> str:
         f"In {rooms} test rooms that it has never seen, over the pixels that only the context can tell: "
         f"**{seeds(navigation, 'ours', 'psnr_recall', '.1f')} dB with its context, "
         f"{seeds(navigation, 'no_context', 'psnr_recall', '.1f')} dB without** ({trainings}). "
-        f"A model trained without context has {figure(navigation[0], 'first_frame_only', 'psnr_recall', '.1f')} dB, and "
+        f"A model trained without context has {figure(navigation[0], 'first_frame_only', 'psnr_recall', '.1f')} dB, "
         f"our geometry alone {figure(navigation[0], 'splat_sight', 'psnr_recall', '.1f')} dB (`splat_sight`).\n"
         f"{seeds(navigation, 'ours', 'navigation_accuracy', '.0%')} of the frames looked at are within 5° and 25 cm of "
         f"the instructed path.\nAsked for an object that only the context shows, it ends on it, in this room, in "

@@ -119,7 +119,7 @@ def run_experiment(
     """
     experiment, preset = EXPERIMENTS[task], get_preset(preset_name)
     limits_of(preset.name)  # both tasks are judged by them: refused before anything is sampled
-    samples = samples or experiment.samples
+    samples = experiment.samples if samples is None else samples
     asked = (task, preset, weights, first_frame_only, split, episodes, seed, store, samples)
     digests, lines = score_shared(_score, asked, episodes, workers)
     return {

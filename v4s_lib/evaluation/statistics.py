@@ -38,7 +38,7 @@ class Row:
     low: float
     high: float
     n: int
-    failed: int  # judged as failures and counted in the mean, at the worst value; never left out
+    failed: int  # frames judged as failures, which the mean counts, as not followed or as an unrelated path's error
 
     def to_json(self) -> dict:
         """Plain values; ``None`` where a number is unknown, since JSON has no NaN."""
@@ -53,7 +53,8 @@ def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval
     """Mean of ``values`` (E,), every episode counting alike, and its 95% interval over ``scenes`` (E,).
 
     NaN marks an episode without a value (an empty mask): it is counted out, and ``n`` says how many remain. A failure
-    is not NaN; give it its worst value. With fewer than two scenes the interval is unknown (NaN), not narrow.
+    is not NaN; give it a value that counts against it. With fewer than two scenes the interval is unknown (NaN), not
+    narrow. Where all episodes have one value the interval has no width, which is too narrow.
     """
     values, scenes = np.asarray(values, np.float64), np.asarray(scenes)
     if values.ndim != 1 or values.shape != scenes.shape:

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from v4s_lib.command import command
+from v4s_lib.command import check_counts, command
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.claims import asked_ratios
+from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import score_all, store_key
 from v4s_lib.evaluation.results import RESULTS, folder_of, save_results
 from v4s_lib.evaluation.statistics import bootstrap, make_row
@@ -117,7 +118,8 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
 
     Intervals are over rooms: each room counts with all of its seeds. Gains are named "ARM - REFERENCE, METRIC", and
     those over the same weights without context, which say whether it is used, "ARM - ARM without context, METRIC";
-    ``by_seed`` has each training seed's own, for what differs between trainings no interval over rooms tells.
+    ``by_seed`` has each training seed's own, of gains and of ratios that claims ask for: what differs between trainings
+    no interval over rooms tells.
     Raises ``ValueError`` where they did not see as many targets, started from other weights or were scored otherwise.
     """
     by_seed = {result["training_seed"]: result for result in references}
@@ -125,19 +127,7 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     first, reference = pairs[0]
     runs = {f"{result['arm']}-seed{result['training_seed']}": result for pair in pairs for result in pair}
     targets = {name: result["targets_seen"] for name, result in runs.items()}
-    if len(set(targets.values())) > 1:
-        raise ValueError(f"expected arms that saw as many targets, got {targets}: train them with the same --steps")
-    for one, other in pairs:
-        if {one["start"], other["start"]} != {first["start"]}:
-            raise ValueError(
-                f"expected {one['arm']} and {other['arm']} to start from the same weights with every seed, "
-                "got several: train all from one --init"
-            )
-        if any(one.get(fact) != other.get(fact) for fact in ("preset", "seed", "precision")):
-            raise ValueError(
-                f"expected {one['arm']} and {other['arm']} trained in one precision, and scored at one scale with one "
-                "seed, got two: train or score both again"
-            )
+    _check_comparable(pairs, targets)
     scenes = np.tile(np.arange(first["episodes"]), len(pairs))
     rows = [make_row(first["arm"], "training_seeds", "1", np.array([len(pairs)]), np.zeros(1)).to_json()]
     gain = {}
@@ -154,9 +144,34 @@ def compare(arms: list[dict[str, Any]], references: list[dict[str, Any]]) -> dic
     shared = {name: first[name] for name in ("arm", "changes", "measure", "preset", "split", "seed", "episodes")}
     weights = {name: result["weights_sha256"] for name, result in runs.items()}
     starts = {name: first[name] for name in ("start", "sight_sha256")} | {"weights": weights, "targets_seen": targets}
-    asked = f"{folder_of(KIND, first['preset']).name}/{first['arm']}-{first['measure']}"
-    ratio = asked_ratios(asked, lambda method, metric: metric_columns(pairs, metric).get(method), scenes)
+    alone = [_ratios([pair]) for pair in pairs]
+    ratio = {name: each | {"by_seed": [own[name] for own in alone]} for name, each in _ratios(pairs).items()}
     return {**shared, **starts, "rows": rows, "gain": gain, "ratio": ratio}
+
+
+def _check_comparable(pairs: list[tuple[dict[str, Any], dict[str, Any]]], targets: dict[str, int]) -> None:
+    """``ValueError`` for arms that are no pairs; ``targets`` has how many each training saw."""
+    if len(set(targets.values())) > 1:
+        raise ValueError(f"expected arms that saw as many targets, got {targets}: train them with the same --steps")
+    for one, other in pairs:
+        if {one["start"], other["start"]} != {pairs[0][0]["start"]}:
+            raise ValueError(
+                f"expected {one['arm']} and {other['arm']} to start from the same weights with every seed, "
+                "got several: train all from one --init"
+            )
+        if any(one.get(fact) != other.get(fact) for fact in ("preset", "seed", "precision")):
+            raise ValueError(
+                f"expected {one['arm']} and {other['arm']} trained in one precision, and scored at one scale with one "
+                "seed, got two: train or score both again"
+            )
+
+
+def _ratios(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The ratios that claims ask of an arm and its reference, over all of the pairs' rooms."""
+    first = pairs[0][0]
+    asked = f"{folder_of(KIND, first['preset']).name}/{first['arm']}-{first['measure']}"
+    scenes = np.tile(np.arange(first["episodes"]), len(pairs))
+    return asked_ratios(asked, lambda method, metric: metric_columns(pairs, metric).get(method), scenes)
 
 
 def stored_results(folder: Path, measure: str, split: str, episodes: int) -> dict[str, list[dict[str, Any]]]:
@@ -248,8 +263,14 @@ def main(arguments: list[str] | None = None) -> None:
     training.add_argument("--minutes", type=float, help="train for so long at most; run again to go on")
     training.add_argument("--init", type=Path, help="folder of weights to start from (default: what ships)")
     args = parser.parse_args(arguments)
+    check_counts(episodes=args.episodes)
+    check_counts(least=0, seeds=args.seeds)
     preset, asked = get_preset(args.preset), args.arms or list(ARMS)
-    missing = train_arms(asked, args.seeds, preset, args.runs, args.steps, args.minutes, args.init)
+    if args.measures != ["handheld"]:  # the others are judged by them: refused before anything is trained
+        limits_of(preset.name)
+    missing = []
+    if args.seeds:
+        missing = train_arms(asked, args.seeds, preset, args.runs, args.steps, args.minutes, args.init)
     if missing:
         print(f"not trained yet: {', '.join(missing)}; run the same command to go on", file=sys.stderr)
         return

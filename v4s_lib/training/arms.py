@@ -101,9 +101,6 @@ def _no_keys(preset: Preset) -> Preset:
     return _model({"context_blocks": list(range(preset.model["localize_after"]))})(preset)
 
 
-COMPRESSED = {"context_compression": (2, 2, 1)}
-
-
 VIEWPOINT, OCCLUSION, LIGHTING = {"tilt": 10.0, "lift": 0.3}, {"hidden": 0.3}, {"lighting": 0.3}
 
 ARMS = {
@@ -114,8 +111,6 @@ ARMS = {
     "gap_0": Arm("the start frame follows the scan at once", _task({"gap": 0})),
     "gap_16": Arm("16 latents between scan and start frame", _task({"gap": 16})),
     "c2w_12": Arm("12 numbers a pose in place of a map of rays", _model({"pose_encoding": "c2w_12"})),
-    "compressed_4": Arm("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
-    "no_keys": Arm("targets see no keys of the context in the blocks that draw", _no_keys),
     "own_rooms": _own_rooms("nothing: no context of another room in training, so that seeds differ less"),
     "navigation_alone": _own_rooms("no target seeks an object", _task({"grounding": 0.0})),
     "grounding_alone": _own_rooms("every target seeks an object", _task({"grounding": 1.0})),
@@ -128,7 +123,9 @@ ARMS = {
     "mixed": _own_rooms("half of the scenes are parks, in which nothing is sought", _task({"parks": 0.5})),
     "unpainted": _unpainted("nothing: no painter, half the batch, twice the steps, the plain error of clean latents"),
     "unpainted_no_keys": _unpainted("targets see no keys of the context in the blocks that draw", _no_keys),
-    "unpainted_compressed_4": _unpainted("targets see 2 latents by 2 rows of context as one", _model(COMPRESSED)),
+    "unpainted_compressed_4": _unpainted(
+        "targets see 2 latents by 2 rows of context as one", _model({"context_compression": (2, 2, 1)})
+    ),
     "unpainted_spatial_only": _unpainted(
         "every context latent attends to itself alone", _model({"spatial_only_context": True})
     ),
@@ -138,7 +135,6 @@ ARMS = {
     "unpainted_hierarchical": _unpainted("of the blocks that draw, path in early, context in late ones", _hierarchical),
     "plain_one_way": _plain("nothing: the plain form with one-way attention", {}),
     "plain_two_way": _plain("context and target attend to each other", {"context_attention": "two_way"}),
-    "plain_c2w_12": _plain("12 numbers a pose in place of a map of rays", {"pose_encoding": "c2w_12"}),
 }
 
 
