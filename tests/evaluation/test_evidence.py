@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from v4s_lib.data.provenance import CHANGED
 from v4s_lib.evaluation import evidence
 from v4s_lib.evaluation.evidence import stored
 
@@ -22,6 +23,10 @@ MADE = {"episodes": 64, "preset": "small", "split": "test", "rows": [{"metric": 
         ("experiments some --episodes 64", {"rows": [], "split": "validation"}, False),
         ("experiments some --preset smoke --episodes 64", {"rows": []}, False),
         ("calibrate", {"rows": [], "episodes": 128}, True),
+        ("calibrate", {"rows": [], "episodes": 128, "gates": {"rooms": 256}}, True),
+        ("calibrate", {"rows": [], "episodes": 128, "gates": {"rooms": 8}}, False),
+        ("calibrate --rooms 8", {"rows": [], "episodes": 128, "gates": {"rooms": 8}}, True),
+        ("calibrate", {"rows": [], "episodes": 128, "gates": {"rooms": 256, "preset": "base"}}, False),
     ],
 )
 def test_results_must_be_what_the_claims_command_makes(command, changes, taken):
@@ -35,7 +40,9 @@ def test_results_must_be_what_the_claims_command_makes(command, changes, taken):
 
 def test_results_sampled_otherwise_than_their_preset_are_refused(tmp_path):
     for name, steps in (("some", 3), ("other", 7)):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"preset": "small", "inference_steps": steps}))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"commit": "one", "preset": "small", "inference_steps": steps})
+        )
     assert stored("some", tmp_path)["inference_steps"] == 3
     with pytest.raises(ValueError, match="^expected other sampled with inference_steps 3, got 7: run its command"):
         stored("other", tmp_path)
@@ -69,17 +76,28 @@ def test_arms_are_compared_as_they_are_stored(tmp_path, changes, message):
         stored("unfit", tmp_path)
 
 
-def test_results_without_a_commit_are_refused(tmp_path):
-    (tmp_path / "some.json").write_text(json.dumps({"weights_sha256": "", "preset": "smoke"}))
-    with pytest.raises(ValueError, match="^expected the commit that made some, got none: run its command again"):
+@pytest.mark.parametrize("bound", [{"weights_sha256": "", "preset": "smoke"}, {"gates": {}}])
+@pytest.mark.parametrize(("commit", "got"), [({}, "none"), ({"commit": f"one{CHANGED}"}, f"one{CHANGED}")])
+def test_results_without_a_commit_are_refused(tmp_path, bound, commit, got):
+    (tmp_path / "some.json").write_text(json.dumps(bound | commit))
+    with pytest.raises(ValueError, match=f"^expected the commit that made some, got {got}: run its command again"):
         stored("some", tmp_path)
+
+
+def test_judges_with_another_reader_are_refused(tmp_path):
+    content = {"commit": "one", "limits": {"reader_sha256": evidence.shipped_reader()}}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text(json.dumps(content | {"limits": {"reader_sha256": "another"}}))
+    assert stored("own", tmp_path) == content
+    with pytest.raises(ValueError, match="^expected other of the shipped reader, got it of another: run its command"):
+        stored("other", tmp_path)
 
 
 def test_arms_that_began_with_other_weights_are_refused_unless_those_have_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "earlier_weights", lambda: frozenset(["before"]))
     now = evidence.shipped_start("small")
     for start in (now, "before", "never"):
-        (tmp_path / f"{start}.json").write_text(json.dumps({"preset": "small", "start": start}))
+        (tmp_path / f"{start}.json").write_text(json.dumps({"commit": "one", "preset": "small", "start": start}))
     assert [evidence.is_earlier(stored(start, tmp_path)) for start in (now, "before")] == [False, True]
     with pytest.raises(
         ValueError, match="^expected never of arms that began with the shipped weights, got never: train"

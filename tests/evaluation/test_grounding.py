@@ -8,6 +8,7 @@ import torch
 from v4s_lib.data.grounding import grounding_episode, is_distracted
 from v4s_lib.evaluation import reproduce, results
 from v4s_lib.evaluation.calibrate import calibrate, frames_to_tell
+from v4s_lib.evaluation.calibrate import main as calibrate_main
 from v4s_lib.evaluation.grounding import best_of_measures, by_novelty, chance, sample_grounding, shown_best
 from v4s_lib.evaluation.judges import load_limits
 from v4s_lib.evaluation.reader import load_reader
@@ -112,6 +113,13 @@ def test_in_even_rooms_the_object_has_both_distractors():
     red_ball = thing("ball", "red")
     assert is_distracted(red_ball, [red_ball, thing("cone", "red"), thing("ball", "blue")])
     assert not is_distracted(red_ball, [red_ball, thing("cone", "red"), thing("cone", "blue")])
+
+
+def test_one_room_cannot_be_split_into_one_to_choose_on_and_one_to_check(tmp_path, capsys):
+    assert calibrate_main(["--rooms", "1", "--out", str(tmp_path / "limits.json")]) == 2
+    assert capsys.readouterr().err == "expected rooms of 2 or more, got 1: ask for more\n" and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_the_calibration_measures_what_its_limits_were_set_to():

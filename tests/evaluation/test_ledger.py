@@ -1,6 +1,7 @@
 """Known verdicts from known results, and results and claims that are refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from v4s_lib.evaluation.ledger import (
     brief_table,
     describe,
     evaluate,
+    gate_interval,
     judge_claim,
     ledger_table,
     on_every_seed,
@@ -42,6 +44,7 @@ def folder(tmp_path):
         {"method": "none", "metric": "score", "unit": "1", "mean": 0.2, "low": 0.1, "high": 0.3},
     ]
     results = {
+        "commit": "one",
         "rows": rows,
         "gain": {"ours - none": {"mean": 0.4, "low": 0.3, "high": 0.5}},
         "gates": {"sd": {"other room": 0.97}},
@@ -232,6 +235,40 @@ def test_nothing_over_nothing_holds_no_bar(folder):
     assert not evaluate({"results": "zero", "pair": "ours - none", "at_least": -9.0}, folder).holds
 
 
+def test_a_ratio_over_what_may_be_nothing_is_unknown(folder):
+    """As ``ratio_of_means`` stores it; so is one over a figure that is not there, or is no share of anything."""
+    results = json.loads((folder / "some.json").read_text())
+    fields = {"method": "ours", "metric": "score", "over": "none"}
+    unknown = {"mean": None, "low": None, "high": None}
+    for name, changes in (("kept", {"ratio": {"score of ours / none": unknown}}), ("zero", {}), ("missing", {})):
+        rows = [*results["rows"]]
+        if name != "kept":
+            rows[1] = rows[1] | {"mean": 0.0 if name == "zero" else None}
+        (folder / f"{name}.json").write_text(json.dumps(results | {"rows": rows} | changes))
+        for bar in ({"at_least": 0.0}, {"at_most": 1e9}):
+            checked = evaluate({"results": name, **fields, **bar}, folder)
+            assert math.isnan(checked.value) and not checked.holds
+
+
+def test_a_ratio_has_to_hold_on_every_training_seed(folder):
+    ends = [{"mean": mean, "low": mean, "high": mean} for mean in (0.97, 0.99, 0.94)]
+    content = json.loads((folder / "some.json").read_text()) | {
+        "ratio": {"score of ours / none": ends[0] | {"by_seed": ends}}
+    }
+    (folder / "arms.json").write_text(json.dumps(content))
+    fields = {"results": "arms", "method": "ours", "metric": "score", "over": "none"}
+    assert [one.value for one in on_every_seed({**fields, "at_least": 0.95}, folder).seeds] == [0.97, 0.99, 0.94]
+    assert not on_every_seed({**fields, "at_least": 0.95}, folder).holds
+    assert on_every_seed({**fields, "at_least": 0.94}, folder).holds
+
+
+def test_a_gate_that_all_rooms_pass_has_an_interval_with_a_width():
+    """Wilson's, of 128 of 128: from n / (n + z^2) on."""
+    found = {"gates": {"distances": {"grey": [1.0] * 128}}, "limits": {"least_score": 0.5}}
+    low, high = gate_interval(found, "sd", "grey")
+    assert high == 1 and low == pytest.approx(128 / (128 + 1.959964**2), abs=1e-6)
+
+
 def test_results_of_other_weights_are_refused(folder):
     facts = {"preset": "small", "task": "navigation", "commit": "one", "weights_sha256": "0" * 64}
     wrong = facts | {"rows": [], "gain": {}}
@@ -311,6 +348,6 @@ def test_claims_of_length_and_domain_are_judged_by_their_bars(tmp_path, name, ro
     found = [{"method": m, "metric": metric, "mean": v, "low": v, "high": v} for (m, metric), v in rows.items()]
     (tmp_path / "experiments").mkdir()
     for file in ("worlds", "context_cost", "context"):
-        (tmp_path / "experiments" / f"{file}.json").write_text(json.dumps({"rows": found, "gain": {}}))
+        (tmp_path / "experiments" / f"{file}.json").write_text(json.dumps({"commit": "one", "rows": found, "gain": {}}))
     claim = next(claim for claim in load_claims()["claims"] if claim["id"] == name)
     assert judge_claim(claim, 1, tmp_path).verdict == verdict

@@ -181,7 +181,10 @@ def test_report_is_written_from_stored_results(scored, scored_once, tmp_path, mo
     assert len(list((tmp_path / "report").glob("*.png"))) == html.count("<img") > 8
 
 
-@pytest.mark.parametrize("arguments", [["--preset", "huge"], ["--preset", "smoke", "--weights", "/nowhere"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--preset", "huge"], ["--preset", "smoke", "--weights", "/nowhere"], ["--episodes", "0"], ["--samples", "0"]],
+)
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, capsys, tmp_path):
     assert main([*arguments, "--store", str(tmp_path)]) == 2
     message = capsys.readouterr().err.strip()

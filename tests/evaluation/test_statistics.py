@@ -4,7 +4,15 @@ import math
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation.statistics import bootstrap, make_row, paired_difference, paired_ratio, ratio_of_means
+from v4s_lib.evaluation.statistics import (
+    Interval,
+    bootstrap,
+    in_words,
+    make_row,
+    paired_difference,
+    paired_ratio,
+    ratio_of_means,
+)
 
 SCENES = np.repeat(np.arange(40), 3)
 
@@ -65,6 +73,20 @@ def test_one_scene_gives_no_interval_and_none_gives_null():
     empty = make_row("ours", "psnr_unseen", "dB", np.full(3, math.nan), np.arange(3)).to_json()
     assert empty["mean"] is None and empty["n"] == 0
     json.dumps(empty, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "words"),
+    [
+        (Interval(1.234, 1.0, 1.5, 4), {}, "1.23 [1.00, 1.50]"),
+        ({"mean": 0.5, "low": -0.25, "high": 1.0}, {"sign": "+", "unit": " dB"}, "+0.50 dB [-0.25, +1.00]"),
+        ({"mean": 27.25, "low": 26.76, "high": 27.72}, {"digits": 1}, "27.2 [26.8, 27.7]"),
+        (Interval(2.0, math.nan, math.nan, 1), {}, "2.00"),
+        ({"mean": None, "low": None, "high": None}, {"sign": "+"}, "–"),
+    ],
+)
+def test_a_mean_in_words(found, options, words):
+    assert in_words(found, **options) == words
 
 
 def test_pairing_removes_what_scenes_share():

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from v4s_lib.evaluation import trained
 from v4s_lib.evaluation.claims import load_claims
+from v4s_lib.evaluation.diagnose import main as diagnose
 from v4s_lib.evaluation.ledger import evaluate, on_every_seed
+from v4s_lib.evaluation.navigation import episode_clips
+from v4s_lib.evaluation.results import load_models
 from v4s_lib.evaluation.trained import HANDHELD, arm_gains, arms_table, compare, find_runs, main, score_run
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
@@ -160,7 +164,31 @@ def test_a_folder_with_another_arm_than_its_name_is_refused(runs, tmp_path):
         score_run(tmp_path / "gap_0-seed3", "navigation", "validation", 1, tmp_path)
 
 
+def test_a_model_without_a_localizer_is_told_no_poses_and_has_none_to_diagnose(runs, capsys):
+    weights = runs / "plain_two_way-seed3" / "weights"
+    _, clips, _, _ = episode_clips(load_models(SMOKE, weights), SMOKE, "validation", 0, 0, samples=1)
+    assert {"ours", "no_context"} <= clips.keys() and "posed" not in clips
+    assert diagnose(["--preset", "smoke", "--rooms", "1", "--weights", str(weights)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("expected a model with a localizer, got ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes", "0"], "expected episodes of 1 or more, got 0: ask for more"),
+        (["--seeds", "1", "-1"], "expected seeds of 0 or more, got -1: ask for more"),
+        (["--preset", "base", "--seeds", "1"], "expected calibrated limits in "),
+        (["--preset", "base", "--measures", "handheld"], "expected trained arms in"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_is_trained(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message) and len(error.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
 def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "current_commit", lambda: "one")  # whatever waits to be committed here
     out, store = tmp_path / "out", tmp_path / "store"
     asked = ["--runs", str(runs), "--split", "validation", "--out", str(out), "--store", str(store)]
     assert main([*asked, "--episodes", "1"]) == 0

@@ -27,7 +27,7 @@ from v4s_lib.data.windows import grouped_frames, sample_context
 from v4s_lib.evaluation.baselines import posed, true_poses
 from v4s_lib.evaluation.grounding import sample_words
 from v4s_lib.evaluation.picture import pooled_psnr
-from v4s_lib.evaluation.statistics import bootstrap
+from v4s_lib.evaluation.statistics import bootstrap, in_words
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.pose import relative_to_start
 from v4s_lib.model.text import tokenize
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("| measure | mean | median |\n|---|---|---|")
     for name, numbers in values.items():
         mean = bootstrap(np.array(numbers), np.arange(len(numbers)))
-        print(f"| {name} | {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] | {np.nanmedian(numbers):.2f} |")
+        print(f"| {name} | {in_words(mean)} | {np.nanmedian(numbers):.2f} |")
 
 
 if __name__ == "__main__":

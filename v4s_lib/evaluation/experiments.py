@@ -33,7 +33,7 @@ from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import OTHER_ROOM, episode_seed, score_all, score_shared, store_key, table
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import RESULTS, folder_of, load_models, models_digest, save_results
-from v4s_lib.evaluation.statistics import Row, paired_difference, paired_ratio
+from v4s_lib.evaluation.statistics import Row, in_words, paired_difference, paired_ratio
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import make_pipeline
@@ -180,9 +180,8 @@ def compare_arms(results: list[dict[str, Any]], metric: str = "psnr_recall") -> 
         row = next(row for row in result["rows"] if row["metric"] == metric)
         own = np.array(result["per_episode"][metric], float)
         difference = paired_difference(own, first, np.arange(len(own)))
-        gain = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-        interval = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        lines.append(f"| {result['arm']['name']} | {interval} | {gain if number else '–'} | {row['n']} |")
+        gain = in_words(difference, "+") if number else "–"
+        lines.append(f"| {result['arm']['name']} | {in_words(row)} | {gain} | {row['n']} |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ The scales differ: model, frames, rooms, and SD. Figures are of 128 test rooms, 
 from typing import Any
 
 from v4s_lib.evaluation.results import find_row, has_results, load_results
+from v4s_lib.evaluation.statistics import in_words
 
 NAVIGATION = {"PSNR": "psnr_per_frame", "LPIPS": "lpips"}
 GROUNDING = {"SD": "sd", "IF": "if", "IF(SD<0.2)": "if_sd02", "IF(SD<0.1)": "if_sd01"}
@@ -60,4 +61,4 @@ def _cell(found: dict[str, Any], method: str, metric: str) -> str:
         return "–"
     row = find_row(found, method, metric)
     digits = 1 if row["unit"] == "dB" else 3
-    return f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return in_words(row, digits=digits)

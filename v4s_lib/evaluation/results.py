@@ -28,6 +28,7 @@ from v4s_lib.evaluation.navigation import (
     table,
     values_of,
 )
+from v4s_lib.evaluation.statistics import in_words
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
 from v4s_lib.training.weights import load_pipeline
@@ -276,9 +277,8 @@ def _cell(row: dict[str, Any], episodes: int | None) -> str:
     if row["mean"] is None:
         return "–"
     rooms = "" if episodes in (None, row["n"]) else f", n = {row['n']}"
-    interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
     failed = f" ({row['failed']} failed)" if row["failed"] else ""
-    return f"{row['mean']:.2f}{interval}{failed}{rooms}"
+    return f"{in_words(row)}{failed}{rooms}"
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
@@ -290,11 +290,4 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def gains(results: dict[str, Any]) -> dict[str, str]:
     """The paired differences, each with its unit and, where it is known, its interval."""
     unit = EXPERIMENTS[results["task"]].unit
-    return {pair: _difference(gain, unit) for pair, gain in results["gain"].items()}
-
-
-def _difference(gain: dict[str, Any], unit: str) -> str:
-    if gain["mean"] is None:
-        return "–"
-    interval = "" if gain["low"] is None else f" [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-    return f"{gain['mean']:+.2f}{unit}{interval}"
+    return {pair: in_words(gain, "+", unit=unit) for pair, gain in results["gain"].items()}

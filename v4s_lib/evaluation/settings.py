@@ -22,7 +22,7 @@ from v4s_lib.evaluation.navigation import sample_clips
 from v4s_lib.evaluation.picture import picture_measures
 from v4s_lib.evaluation.results import save_results
 from v4s_lib.evaluation.solvers import SOLVERS, evaluations, make_scheduler
-from v4s_lib.evaluation.statistics import bootstrap, paired_difference
+from v4s_lib.evaluation.statistics import bootstrap, in_words, paired_difference
 from v4s_lib.model.pipeline import Video4SpatialPipeline
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.presets import Preset, get_preset
@@ -62,13 +62,9 @@ def head(first: dict[str, Any], samples: int) -> str:
 def line(row: dict[str, Any], first: dict[str, Any]) -> str:
     """A row of the table, in Markdown."""
     own, other = (np.array(one["per_episode"], float) for one in (row, first))
-    parts = vars(paired_difference(own, other, np.arange(len(own))))
-    one, difference, mean = (
-        f"{part['mean']:{sign}.2f} [{part['low']:{sign}.2f}, {part['high']:{sign}.2f}]"
-        for part, sign in ((row["one"], ""), (parts, "+"), (row["mean"], ""))
-    )
-    cells = [row["solver"], row["guidance"], row["steps"], row["evaluations"], one]
-    return f"| {' | '.join(map(str, cells))} | {'–' if row is first else difference} | {mean} |"
+    difference = "–" if row is first else in_words(paired_difference(own, other, np.arange(len(own))), "+")
+    cells = [row["solver"], row["guidance"], row["steps"], row["evaluations"], in_words(row["one"])]
+    return f"| {' | '.join(map(str, cells))} | {difference} | {in_words(row['mean'])} |"
 
 
 @command("settings in the --json file are kept; run the same command to go on")

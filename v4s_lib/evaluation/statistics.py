@@ -6,6 +6,7 @@ same scenes for every method, and every interval is a function of its arguments 
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,16 @@ class Row:
 
 def _known(values: dict) -> dict:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def in_words(found: Interval | dict[str, Any], sign: str = "", digits: int = 2, unit: str = "") -> str:
+    """A mean and, where it is known, its interval, as tables show them; ``sign`` "+" for differences."""
+    known = _known(found if isinstance(found, dict) else asdict(found))
+    mean, low, high = known["mean"], known["low"], known["high"]
+    if mean is None:
+        return "–"
+    form = f"{sign}.{digits}f"
+    return f"{mean:{form}}{unit}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
 
 
 def bootstrap(values: np.ndarray, scenes: np.ndarray, seed: int = 0) -> Interval:

@@ -25,7 +25,7 @@ from v4s_lib.evaluation.claims import asked_ratios
 from v4s_lib.evaluation.judges import limits_of
 from v4s_lib.evaluation.navigation import score_all, store_key
 from v4s_lib.evaluation.results import RESULTS, folder_of, save_results
-from v4s_lib.evaluation.statistics import bootstrap, make_row
+from v4s_lib.evaluation.statistics import bootstrap, in_words, make_row
 from v4s_lib.evaluation.trained_scores import MEASURES, kept_shares, scored_preset
 from v4s_lib.model.weights import weights_digest
 from v4s_lib.training.all_arms import train_arms
@@ -233,13 +233,10 @@ def _compared(folder: Path) -> list[dict[str, Any]]:
 
 def _cell(row: dict[str, Any], sign: str) -> str:
     """A mean with its interval, and of several trainings each one's; "–" where they are not known."""
-    known = [row[end] for end in ("mean", "low", "high")]
-    if None in known:
-        return "–"
     means = [seed["mean"] for seed in row.get("by_seed", [])]
     seeds = ["–" if mean is None else f"{mean:{sign}.2f}" for mean in means]
-    each = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
-    return "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*known, sign=sign) + each
+    each = f" ({', '.join(seeds)})" if len(seeds) > 1 and row["mean"] is not None else ""
+    return in_words(row, sign) + each
 
 
 @command("what is trained and scored is kept; run the same command to go on")
