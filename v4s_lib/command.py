@@ -4,6 +4,8 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from v4s_lib.data.provenance import current_commit
+
 
 def check_counts(least: int = 1, **asked: int | Iterable[int] | None) -> None:
     """``ValueError`` that names the first of some options which asks for less than ``least``; None asks for nothing."""
@@ -22,6 +24,7 @@ def command(interrupted: str) -> Callable[[Callable[..., int | None]], Callable[
     def wrap(main: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(main)
         def run(*arguments: Sequence[str]) -> int:
+            current_commit()  # kept, before the code changes under a command that runs
             try:
                 return main(*arguments) or 0
             except KeyboardInterrupt:

@@ -119,3 +119,5 @@ def test_the_command_prints_a_table_and_refuses_an_unknown_preset(capsys):
     assert lines[0] == "| measure | mean | median |" and len(lines) == 2 + 10
     assert main(["--preset", "huge"]) == 2
     assert capsys.readouterr().err.startswith("expected a preset out of")
+    assert main(["--rooms", "0"]) == 2
+    assert capsys.readouterr().err == "expected rooms of 1 or more, got 0: ask for more\n"

@@ -54,13 +54,14 @@ def test_results_sampled_otherwise_than_their_preset_are_refused(tmp_path):
         ({"weights_sha256": "another"}, "unfit to compare the no_box-seed1 that is stored, got another"),
         ({"commit": "another"}, "unfit scored by one commit, got 2"),
         ({"commit": "unknown"}, "the commit that made no_box-seed1, got none: run its command again"),
+        ({"training_commit": f"one{CHANGED}"}, "the commit that made the training no_box-seed1, got one-changed: run"),
         ({"targets_seen": 1}, "the no_box-seed1 to have seen 800 targets, got 1: train it again"),
     ],
 )
 def test_arms_are_compared_as_they_are_stored(tmp_path, changes, message):
     runs = {"reference-seed1": "a", "no_box-seed1": "b"}
     content = {"arm": "no_box", "measure": "navigation", "preset": "smoke", "weights": runs, "rows": []}
-    facts = {"commit": "one", "targets_seen": 200 * 2 * 2}
+    facts = {"commit": "one", "training_commit": "one", "targets_seen": 200 * 2 * 2}
     scored = {run: facts | {"arm": run[:-6], "weights_sha256": digest} for run, digest in runs.items()}
     (tmp_path / "scored").mkdir()
     for run, single in scored.items():

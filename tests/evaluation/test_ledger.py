@@ -16,6 +16,7 @@ from v4s_lib.evaluation.ledger import (
     UNTESTED,
     Check,
     Checked,
+    Entry,
     brief_table,
     describe,
     evaluate,
@@ -248,6 +249,12 @@ def test_a_ratio_over_what_may_be_nothing_is_unknown(folder):
         for bar in ({"at_least": 0.0}, {"at_most": 1e9}):
             checked = evaluate({"results": name, **fields, **bar}, folder)
             assert math.isnan(checked.value) and not checked.holds
+
+
+def test_what_is_unknown_misses_most():
+    known, unknown = (Check([Checked("x", value, None, 1.0, True)], False, 1) for value in (-9.0, math.nan))
+    for checks in ([known, unknown], [unknown, known]):
+        assert Entry(CLAIM, NOT_REPRODUCED, checks).worst is unknown
 
 
 def test_a_ratio_has_to_hold_on_every_training_seed(folder):

@@ -126,6 +126,16 @@ def test_episodes_of_one_scene_are_drawn_together_and_one_scene_has_no_interval(
     assert results.gains({"task": "navigation", "gain": gain}) == {"ours - no_context": "+2.00 dB"}
 
 
+def test_another_room_s_context_is_compared_with_none_put_aside_or_forced():
+    psnr = {"ours": 5.0, "no_context": 1.0, "other_context": 0.75, "other_context_forced": 0.5}
+    lines = [{"episode": i, "methods": {name: {"psnr": value} for name, value in psnr.items()}} for i in range(2)]
+    gain = {pair: found["mean"] for pair, found in navigation.context_gain(lines, "psnr").items()}
+    assert gain["other_context - no_context"] == -0.25 and gain["other_context_forced - no_context"] == -0.5
+    assert {pair for pair in gain if pair.startswith("ours - ")} == {
+        f"ours - {name}" for name in psnr if name != "ours"
+    }
+
+
 def test_other_settings_and_another_commit_have_a_store_of_their_own(monkeypatch):
     smoke = get_preset("smoke")
     keys = [navigation.store_key(preset, 0) for preset in (smoke, replace(smoke, inference_steps=9))]
@@ -165,6 +175,9 @@ def test_reproduce_accepts_its_own_results_and_refuses_others(scored, scored_onc
     stored["per_episode"]["ours"][0] += 1.0
     with pytest.raises(ValueError, match="expected psnr_recall .* of ours in episode 0"):
         reproduce.compare(stored, models, preset, live=1)
+    stored["per_episode"]["ours"][0] = None
+    with pytest.raises(ValueError, match="expected psnr_recall nan of ours in episode 0, got [0-9.]+: the stored"):
+        reproduce.compare(stored, models, preset, live=1)
     stored["weights_sha256"] = "0" * 64
     with pytest.raises(ValueError, match="expected results for weights"):
         reproduce.check_weights(stored, models)
@@ -197,3 +210,4 @@ def test_settings_are_compared_on_validation_rooms(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1:4] for line in lines[2:]] == [[" euler ", " 1.0 ", " 2 "], [" euler ", " 2.0 ", " 2 "]]
     assert settings.main(["--preset", "huge"]) == 2
+    assert settings.main(["--episodes", "0"]) == 2 and settings.main(["--samples", "0"]) == 2

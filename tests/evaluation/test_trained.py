@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from v4s_lib.evaluation import trained
+from v4s_lib.evaluation import evidence
 from v4s_lib.evaluation.claims import load_claims
 from v4s_lib.evaluation.diagnose import main as diagnose
 from v4s_lib.evaluation.ledger import evaluate, on_every_seed
@@ -79,8 +79,8 @@ def test_each_seed_has_its_own_difference():
 
 def test_a_claim_of_arms_has_to_hold_for_every_seed(tmp_path):
     """A mean of +1 dB over two trainings, of which one loses 1 dB, reproduces nothing."""
-    anyhow = {"start": None, "sight_sha256": None, "commit": "one"}  # of no weights that ship
-    anyhow["targets_seen"] = 200 * 8 * 2
+    anyhow = {"start": None, "sight_sha256": None}  # of no weights that ship
+    anyhow |= {"commit": "one", "training_commit": "one", "targets_seen": 200 * 8 * 2}
     references = [result("reference", seed, ROOMS, **anyhow) for seed in (1, 2)]
     for apart, holds in (((3, -1), False), ((3, 1), True)):
         arms = [
@@ -188,7 +188,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_trained(arguments, 
 
 
 def test_the_command_scores_resumes_and_compares(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trained, "current_commit", lambda: "one")  # whatever waits to be committed here
+    monkeypatch.setattr(evidence, "CHANGED", "never")  # what waits to be committed here is no matter
     out, store = tmp_path / "out", tmp_path / "store"
     asked = ["--runs", str(runs), "--split", "validation", "--out", str(out), "--store", str(store)]
     assert main([*asked, "--episodes", "1"]) == 0

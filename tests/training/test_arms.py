@@ -54,6 +54,9 @@ def test_single_arms_change_one_thing():
     assert differing("contiguous") == {"task.contiguous"}
     assert differing("consistency") == {"loss.consistency"}
     assert differing("mixed") == {"task.parks"}
+    assert differing("adapters") == {"model.task_adapters"}
+    assert differing("navigation_alone") == differing("grounding_alone") == {"task.grounding"}
+    assert [arm_preset(f"{task}_alone", SMALL).task.grounding for task in ("navigation", "grounding")] == [0, 1]
     assert differing("plain_two_way") == differing("unpainted_two_way") == {"model.context_attention"}
     assert differing("unpainted_spatial_only") == {"model.spatial_only_context"}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from v4s_lib.command import command
+from v4s_lib.command import check_counts, command
 from v4s_lib.data.grounding import GroundingEpisode, grounding_episode
 from v4s_lib.data.instructions import NAVIGATION
 from v4s_lib.data.navigation import NavigationEpisode, navigation_episode
@@ -140,6 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="folder of a trained transformer (default: the shipped one)")
     parser.add_argument("--rooms", type=int, default=32, help="validation rooms (default: 32)")
     args = parser.parse_args(arguments)
+    check_counts(rooms=args.rooms)
     preset = get_preset(args.preset)
     pipeline = load_pipeline(preset, args.weights)
     if pipeline.transformer.localizer is None:

@@ -104,6 +104,7 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
             raise ValueError(
                 f"expected the {run} to have seen {targets:,} targets, got {single['targets_seen']:,}: train it again"
             )
+        known_commit({"commit": single.get("training_commit", "unknown")}, f"the training {run}")
         commits.add(known_commit(single, run))
         if single["weights_sha256"] != digest:
             raise ValueError(f"expected {name} to compare the {run} that is stored, got another: compare them again")
@@ -114,7 +115,8 @@ def check_arms(content: dict[str, Any], name: str, folder: Path) -> None:
 def check_command(content: dict[str, Any], name: str, command: str) -> None:
     """``ValueError`` for results that none of a claim's commands (with ";" between them) makes.
 
-    What is looked at: rooms, preset, split and the seed of the noise, of arms the number of training seeds.
+    What is looked at: rooms, preset, split and the seed of the noise, of arms the number of training seeds, of a
+    calibration that of rooms.
     """
     facts = content | content.get("gates", {})
     made = {fact: str(facts[fact]) for fact in ASKED if fact in facts}

@@ -5,6 +5,7 @@ the experiment is run. Figures come from the stored results that count, see ``ev
 written, but for a claim that tests prove (``proved_by``). A check holds if it does for every seed.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,7 +59,9 @@ class Checked:
         return self.value >= self.limit if self.least else self.value <= self.limit
 
     def margin(self, value: float) -> float:
-        """How far ``value`` is on the good side of the bar, in units of the bar (of 1 for a bar of 0)."""
+        """How far ``value`` is on the good side of the bar, in units of the bar (of 1 for a bar of 0); -inf of none."""
+        if math.isnan(value):
+            return -math.inf
         return (value - self.limit) / (abs(self.limit) or 1) * (1 if self.least else -1)
 
 
@@ -194,7 +197,7 @@ def evaluate(check: dict[str, Any], folder: Path | None = None, seed: int | None
             what, row = ratio_name(*pair), _ratio(found, check)
             row = row if seed is None else row["by_seed"][seed]
         value, interval = row["mean"], (row["low"], row["high"])
-    value = float("nan") if value is None else value  # unknown, which misses any bar: a retention of no gain is none
+    value = math.nan if value is None else value  # unknown, which misses any bar: a retention of no gain is none
     interval = None if interval and None in interval else interval
     least = "at_least" in check
     return Checked(what, value, interval, check["at_least" if least else "at_most"], least)

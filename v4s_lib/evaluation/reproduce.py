@@ -140,9 +140,10 @@ def compare(results: dict[str, Any], models: Models, preset: Preset, live: int) 
         for method, per_episode in results["per_episode"].items():
             if method == "sfm_splat" and method not in scores:
                 continue  # pycolmap cannot be had, as on Linux on ARM
-            value, stored = scores[method][experiment.metric], per_episode[index]
-            unknown = stored is None and math.isnan(value)  # an episode without such pixels
-            if not unknown and not abs(value - (math.nan if stored is None else stored)) <= experiment.tolerance:
+            value = scores[method][experiment.metric]
+            stored = math.nan if per_episode[index] is None else per_episode[index]  # an episode without such pixels
+            alike = abs(value - stored) <= experiment.tolerance or (math.isnan(value) and math.isnan(stored))
+            if not alike:
                 raise ValueError(
                     f"expected {experiment.metric} {stored:.3f} of {method} in episode {index}, got {value:.3f}: "
                     "the stored results do not belong to this code"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from v4s_lib.command import command
+from v4s_lib.command import check_counts, command
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.data.windows import grouped_frames
@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=32, help="validation rooms (default: 32)")
     parser.add_argument("--json", type=Path, help="file of results, to go on from")
     args = parser.parse_args(arguments)
+    check_counts(samples=args.samples, episodes=args.episodes)
     preset = get_preset(args.preset)
     pipeline = load_pipeline(preset, args.weights)
     contract = {"preset": preset.name, "split": "validation", "samples": args.samples, "episodes": args.episodes}

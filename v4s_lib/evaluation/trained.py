@@ -239,8 +239,8 @@ def _cell(row: dict[str, Any], sign: str) -> str:
     return in_words(row, sign) + each
 
 
-@command("what is trained and scored is kept; run the same command to go on")
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, checked before anything is trained."""
     parser = argparse.ArgumentParser(prog="python -m v4s_lib.evaluation.trained", description=__doc__)
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the arms were trained (default: {RUNS})")
     parser.add_argument("--arms", nargs="+", default=[], choices=list(ARMS), help="some of them (default: all)")
@@ -262,9 +262,15 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_counts(episodes=args.episodes)
     check_counts(least=0, seeds=args.seeds)
+    if args.measures != ["handheld"]:
+        limits_of(get_preset(args.preset).name)  # by which the others are judged
+    return args
+
+
+@command("what is trained and scored is kept; run the same command to go on")
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
     preset, asked = get_preset(args.preset), args.arms or list(ARMS)
-    if args.measures != ["handheld"]:  # the others are judged by them: refused before anything is trained
-        limits_of(preset.name)
     missing = []
     if args.seeds:
         missing = train_arms(asked, args.seeds, preset, args.runs, args.steps, args.minutes, args.init)

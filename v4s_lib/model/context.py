@@ -103,7 +103,8 @@ class ContextMixin:
                 frames stand; None is one stretch.
 
         Returns:
-            keys and values of those blocks, each (B, heads, N, head_dim), and what sight and finder look up.
+            keys and values of those blocks, each (B, heads, N, head_dim), None of the others, and what sight and finder
+            look up.
         """
         if not self.keeps_context:
             raise ValueError(

@@ -42,7 +42,7 @@ class Stream:
 class ContextCache:
     """What a target's tokens need of a context that can be kept: computed once for all steps, targets and paths."""
 
-    blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to no context
+    blocks: list[KeyValue | None]  # keys and values of every block; None where targets attend to none, or by ``stream``
     stream: Stream | None = None  # of a two-way context: keys and values end at the localizer, and this goes on from it
     cells: KeyValue | None = None  # a finder's keys, and where those cells look
     frames: PlacedFrames | None = None  # what sight saw, and where those frames stand

@@ -78,7 +78,7 @@ def see_ends(pipeline: Video4SpatialPipeline, preset: Preset, group: int, seed: 
 
 def stored_ends(pipeline: Video4SpatialPipeline, preset: Preset, groups: int, store: Path, progress: bool) -> Ends:
     """``see_ends`` of many groups; what ``store`` holds of them is not computed again."""
-    folder = store / f"{preset.name}-{weights_digest(pipeline.transformer)[:12]}-{current_commit()[:12]}"
+    folder = store / f"{preset.name}-{weights_digest(pipeline.transformer)[:12]}-{current_commit()}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for group in tqdm(range(groups), disable=not progress, desc="rooms"):
