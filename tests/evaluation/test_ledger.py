@@ -8,6 +8,7 @@ import pytest
 
 from v4s_lib.evaluation import evidence
 from v4s_lib.evaluation.claims import FOLDER, asked_ratios, load_claims
+from v4s_lib.evaluation.judges import gate_interval
 from v4s_lib.evaluation.ledger import (
     IN_PART,
     NOT_REPRODUCED,
@@ -20,7 +21,6 @@ from v4s_lib.evaluation.ledger import (
     brief_table,
     describe,
     evaluate,
-    gate_interval,
     judge_claim,
     ledger_table,
     on_every_seed,

@@ -14,8 +14,7 @@ from v4s_lib.evaluation import trained
 from v4s_lib.evaluation.arms import EXPERIMENTS as WAYS
 from v4s_lib.evaluation.evidence import is_earlier, stored
 from v4s_lib.evaluation.experiments import FOLDER, file_name, score_arm, summarise
-from v4s_lib.evaluation.judges import judged_right
-from v4s_lib.evaluation.ledger import gate_interval
+from v4s_lib.evaluation.judges import gate_interval, judged_right
 from v4s_lib.evaluation.reproduce import check_weights, compare
 from v4s_lib.evaluation.results import EXPERIMENTS, Models, load_models, load_results
 from v4s_lib.evaluation.statistics import make_row

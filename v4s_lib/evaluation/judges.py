@@ -8,9 +8,11 @@ import json
 from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -20,6 +22,7 @@ from v4s_lib.data.manifests import MANIFESTS
 from v4s_lib.data.provenance import current_commit
 from v4s_lib.evaluation.camera import CameraFinder
 from v4s_lib.evaluation.reader import ObjectReader
+from v4s_lib.evaluation.statistics import LEVEL
 from v4s_lib.worlds.cameras import Camera
 from v4s_lib.worlds.raycast import render
 
@@ -155,6 +158,19 @@ def judged_right(judge: str, frames: str, values: np.ndarray, least_score: float
     if judge == "sd":
         return values < 0.1 if frames == "ground truth" else values > 0.2
     return values >= least_score
+
+
+def gate_interval(found: dict[str, Any], judge: str, frames: str) -> tuple[float, float] | None:
+    """The 95% interval (Wilson) of the share of frames, one a room, that a judge lets pass or stops.
+
+    None where what it said of each room is not stored.
+    """
+    values = found["gates"].get("distances" if judge == "sd" else "scores", {}).get(frames)
+    if values is None:
+        return None
+    right = judged_right(judge, frames, np.array(values), found["limits"]["least_score"])
+    share = binomtest(int(right.sum()), len(right)).proportion_ci(LEVEL, method="wilson")
+    return float(share.low), float(share.high)
 
 
 def save_limits(limits: Limits, gates: dict, path: Path = LIMITS) -> None:

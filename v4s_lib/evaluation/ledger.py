@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest
-
 from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
 from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
-from v4s_lib.evaluation.judges import judged_right
-from v4s_lib.evaluation.statistics import LEVEL
+from v4s_lib.evaluation.judges import gate_interval
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
@@ -211,19 +207,6 @@ def _ratio(found: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
     over, under = (results.find_row(found, *side)["mean"] for side in (one, other))
     known = over is not None and under is not None and under > 0
     return {"mean": over / under if known else None, "low": None, "high": None}
-
-
-def gate_interval(found: dict[str, Any], judge: str, frames: str) -> tuple[float, float] | None:
-    """The 95% interval (Wilson) of the share of frames, one a room, that a judge lets pass or stops.
-
-    None where what it said of each room is not stored.
-    """
-    values = found["gates"].get("distances" if judge == "sd" else "scores", {}).get(frames)
-    if values is None:
-        return None
-    right = judged_right(judge, frames, np.array(values), found["limits"]["least_score"])
-    share = binomtest(int(right.sum()), len(right)).proportion_ci(LEVEL, method="wilson")
-    return float(share.low), float(share.high)
 
 
 def _find(place: dict[str, Any], name: str, file: str) -> Any:
