@@ -155,6 +155,9 @@ def test_a_check_holds_if_it_does_on_every_seed(folder):
 def test_a_figure_just_below_its_bar_is_not_rounded_onto_it():
     entry = Check([Checked("score of ours", 0.497, None, 0.5, True)], True, 1)
     assert describe(entry) == "score of ours 0.4970 (≥ 0.5: no)"
+    entry = Check([Checked("gain", -0.0019, (-0.0151, -0.0019), 0.0, True)], True, 1)
+    assert describe(entry) == "gain -0.0019 [-0.0151, -0.0019] (≥ 0: no)"
+    assert describe(Check([Checked("gain", math.nan, None, 0.0, True)], True, 1)) == "gain – (≥ 0: no)"
 
 
 def test_a_seed_that_misses_is_a_miss(folder):
@@ -255,6 +258,8 @@ def test_what_is_unknown_misses_most():
     known, unknown = (Check([Checked("x", value, None, 1.0, True)], False, 1) for value in (-9.0, math.nan))
     for checks in ([known, unknown], [unknown, known]):
         assert Entry(CLAIM, NOT_REPRODUCED, checks).worst is unknown
+    decisive = Check([Checked("x", 0.9, None, 1.0, True)], True, 1)
+    assert Entry(CLAIM, NOT_REPRODUCED, [known, unknown, decisive]).worst is decisive
 
 
 def test_a_ratio_has_to_hold_on_every_training_seed(folder):

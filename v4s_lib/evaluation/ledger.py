@@ -16,6 +16,7 @@ from v4s_lib.evaluation import results
 from v4s_lib.evaluation.claims import load_claims, ratio_name, sides
 from v4s_lib.evaluation.evidence import check_command, is_earlier, stored
 from v4s_lib.evaluation.judges import gate_interval
+from v4s_lib.evaluation.statistics import in_words
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 EARLIER = ", of earlier weights"  # added to a verdict
@@ -90,8 +91,9 @@ class Entry:
 
     @property
     def worst(self) -> Check | None:
-        """The check that misses its bar most; None if all hold."""
-        return min((check for check in self.checks if not check.holds), key=lambda check: check.margin, default=None)
+        """The check that misses its bar most, of decisive ones if one does; None if all hold."""
+        missed = [check for check in self.checks if not check.holds]
+        return min(missed, key=lambda check: (not check.decisive, check.margin), default=None)
 
 
 def read_ledger(claims: dict[str, Any] | None = None, folder: Path | None = None) -> list[Entry]:
@@ -274,9 +276,10 @@ def _figures(check: Check) -> str:
 
 
 def _figure(checked: Checked) -> str:
-    interval = "" if checked.interval is None else f" [{checked.interval[0]:.2f}, {checked.interval[1]:.2f}]"
-    near = checked.value != checked.limit and f"{checked.value:.2f}" == f"{checked.limit:.2f}"
-    return f"{checked.value:.{4 if near else 2}f}{interval}"  # rounding must not hide on which side of the bar it is
+    low, high = checked.interval or (None, None)
+    near = checked.value != checked.limit and round(checked.value, 2) == round(checked.limit, 2)
+    digits = 4 if near else 2  # rounding must not hide on which side of the bar it is
+    return in_words({"mean": checked.value, "low": low, "high": high}, digits=digits)
 
 
 def main() -> int:
