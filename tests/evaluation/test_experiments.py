@@ -9,7 +9,7 @@ import torch
 
 from v4s_lib.data.navigation import navigation_episode
 from v4s_lib.data.worlds import WORLDS, world_episode
-from v4s_lib.evaluation import experiments, results
+from v4s_lib.evaluation import experiments, judges, results
 from v4s_lib.evaluation.arms import EXPERIMENTS, RETAINED, Arm
 from v4s_lib.evaluation.experiments import compare_arms, file_name, run_arms, score_arm
 from v4s_lib.evaluation.results import folder_of, nearest
@@ -146,12 +146,17 @@ def test_arms_that_seek_are_guided_as_they_say():
 
 
 def test_results_of_another_preset_do_not_lie_over_those_of_small(tmp_path, monkeypatch):
+    limits = judges.LIMITS.read_text()
     monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(judges, "LIMITS", tmp_path / "judges.json")
     arms = [Arm(f"{count} latents", context_latents=count, scan_latents=6) for count in (2, 1)]
     monkeypatch.setitem(EXPERIMENTS, "context", arms)
     monkeypatch.setattr(experiments, "get_preset", lambda name: replace(SMOKE, name=name))
     monkeypatch.setattr(experiments, "load_models", lambda preset: results.load_models(SMOKE))
-    experiments.main(["context", "--preset", "base", "--episodes", "2", "--store", str(tmp_path / "store")])
+    asked = ["context", "--preset", "base", "--episodes", "2", "--store", str(tmp_path / "store")]
+    assert experiments.main(asked) == 2 and not list(tmp_path.iterdir())  # nobody has calibrated its judges
+    (tmp_path / "judges_base.json").write_text(limits)
+    assert experiments.main(asked) == 0
     assert (tmp_path / "experiments_base" / "context.json").is_file()
     assert nearest("experiments/context", "base") == "experiments_base/context"
     assert nearest("experiments/guidance", "base") == "experiments/guidance"
