@@ -60,7 +60,7 @@ def _plain(changes: str, model: dict[str, Any]) -> Arm:
 def _own_rooms(changes: str, change: Callable[[Preset], Preset] = lambda preset: preset) -> Arm:
     """An arm that never meets another room's context in training.
 
-    A painter that learns to distrust such contexts seems to trust the right ones less, by luck of the seed: trainings
+    A painter that learns to distrust such contexts comes to trust the right ones less, by luck of the seed: trainings
     of the reference end up to 0.7 dB apart. In sampling such contexts are put aside before anything is painted.
     """
     return Arm(changes, lambda preset: _loss({"other_context": 0.0})(change(preset)), "own_rooms")
